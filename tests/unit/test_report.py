@@ -1,0 +1,394 @@
+"""Results records, RESULTS.md and the HTML page of a small experiment."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import io
+import json
+import shutil
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import MonoCut, Recording, SupervisionSegment
+from lhotse.audio import AudioSource
+
+from unispeech.__main__ import main
+from unispeech.data.manifests import write_cuts
+from unispeech.decode.emissions import EmissionWriter
+from unispeech.report import experiment, figures, results
+from unispeech.report import html as pages
+from unispeech.score import wer
+
+TOKENS = ["<blk>", "|", "A", "B", "C", "$"]
+HOSTILE = "<script>alert(1)</script>"
+WORDS = {
+    "spk1-001": ("A B C", "A B C"),
+    "spk1-002": ("A C C", "A B C"),
+    "spk2-001": ("C A", "C"),
+    "spk2-002": (HOSTILE, "A C C"),
+}
+COMMAND = "bash egs/librispeech/run.sh --tiny true"
+FIELDS = {
+    "recipe", "dataset", "system", "metric", "value", "low", "high", "paper", "conditions",
+    "config", "command", "commit", "checkpoint_sha256", "seed", "minutes",
+}  # fmt: skip
+
+
+def write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def add_training(exp: Path, name: str, *, minutes: float) -> None:
+    folder = exp / name
+    folder.mkdir(parents=True)
+    lines = [
+        {"phase": phase, "step": step, "loss": 5 / step, "lr": 1e-4, "grad_norm": 1.0}
+        for step in range(1, 130)
+        for phase in ("train", "valid")
+    ]
+    text = "\n".join(json.dumps(line) for line in lines)
+    (folder / "metrics.jsonl").write_text(text + '\n{"phase": "tra')
+    done = {"step": 129, "minutes": minutes, "sha256": "ab" * 32, "seed": 7, "parameters": 1234}
+    write_json(folder / "done.json", done)
+    env = {"python": "3.12", "commit": "c" * 40, "dirty": False, "packages": {"k2": "1.24"}}
+    write_json(folder / "env.json", env)
+    (folder / "config.yaml").write_text("model:\n  layers: 4\n")
+    (folder / "command.txt").write_text(
+        f"python -m unispeech finetune --config /home/me/egs/librispeech/conf/tiny/{name}.yaml"
+    )
+
+
+def add_data(exp: Path) -> None:
+    cuts = []
+    for name, (reference, _) in WORDS.items():
+        path = exp / "audio" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * np.sin(np.arange(16000) * 0.3), 16000)
+        source = AudioSource("file", [0], str(path))
+        recording = Recording(name, [source], 16000, 16000, 1.0)
+        segment = SupervisionSegment(
+            name, name, 0.0, 1.0, text=reference, speaker=name.split("-")[0]
+        )
+        cuts.append(MonoCut(name, 0.0, 1.0, 0, [segment], recording=recording))
+    write_cuts(cuts, exp / "data" / "test.jsonl.gz")
+
+
+def add_scored(exp: Path, system: str, method: str, value: float) -> None:
+    folder = exp / "infer" / system / "test" / method
+    folder.mkdir(parents=True)
+    (folder / "text").write_text("".join(f"{k} {h}\n" for k, (_, h) in WORDS.items()))
+    search = {"backend": "kaldi", "beam": 20.0, "lm_scale": 0.5} if method == "graph" else {}
+    measured = {"rtf": 0.01, "seconds": 1.5, "not_final": [], "text_sha256": "e" * 64}
+    write_json(folder / "decode.json", {"method": method, **search, **measured})
+    counts = {"errors": 5, "insertions": 2, "deletions": 1, "substitutions": 2, "words": 9}
+    interval = {"wer": value, "low": value - 5, "high": value + 5, "utterances": 4}
+    write_json(folder / "wer.json", {**interval, **counts, "speakers": {"spk1": 20.0}})
+
+
+def add_emissions(exp: Path, system: str) -> None:
+    rng = np.random.default_rng(0)
+    with EmissionWriter(exp / "infer" / system / "test", TOKENS, 0.02) as writer:
+        for name in WORDS:
+            logits = rng.normal(size=(50, len(TOKENS)))
+            norm = np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            writer.write(name, (logits - norm).astype(np.float32))
+
+
+def build(root: Path) -> Path:
+    """A small experiment folder with every part that a report shows."""
+    add_data(root)
+    for name, minutes in (("pretrain_it1", 10.0), ("finetune", 2.5), ("finetune_scratch", 3.0)):
+        add_training(root, name, minutes=minutes)
+    for system, value in (("pretrained", 20.0), ("scratch", 40.0)):
+        add_emissions(root, system)
+        add_scored(root, system, "greedy", value)
+        add_scored(root, system, "graph", value / 2)
+    (root / "lang").mkdir()
+    (root / "lang" / "lm.arpa").write_text("\\data\\\nngram 1=5\nngram 2=7\nngram 3=2\n\n")
+    (root / "commands.tsv").write_text(
+        "2025-01-02T03:04:05\t3\tpython -m unispeech pretrain <b>\t0\t61\n"
+        "2025-01-02T03:05:06\t4\tfalse\t1\t2\n"
+    )
+    quality = {"phone_purity": 0.5, "cluster_purity": 0.3, "pnmi": 0.412, "phones": 9, "frames": 5}
+    write_json(root / "data" / "labels" / "mfcc" / "labels.json", {"quality": quality})
+    return root
+
+
+@pytest.fixture
+def exp(tmp_path: Path) -> Path:
+    return build(tmp_path / "exp")
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `report` folder of an experiment, for tests that only look at it."""
+    root = build(tmp_path_factory.mktemp("reported") / "exp")
+    assert report(root) == 0
+    return root / "report"
+
+
+def report(exp: Path, *more: str) -> int:
+    arguments = ["--exp", str(exp), "--recipe", "librispeech", "--data-name", "Made-up"]
+    return main(["report", *arguments, "--command", COMMAND, *more])
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags and text; fails on tags that do not match."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "hr", "input"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_results_have_the_fields_of_the_schema(reported: Path) -> None:
+    rows = json.loads((reported / "results.json").read_text())
+    assert len(rows) == 4
+    assert all(set(row) == FIELDS for row in rows)
+    row = next(
+        r for r in rows if r["system"] == "pretrained" and r["conditions"]["decoding"] == "graph"
+    )
+    assert (row["value"], row["low"], row["high"]) == (10.0, 5.0, 15.0)
+    assert row["dataset"] == "Made-up test"
+    assert row["paper"] is None
+    assert row["minutes"] == 12.5
+    assert row["seed"] == 7
+    assert row["commit"] == "c" * 40
+    assert row["checkpoint_sha256"] == "ab" * 32
+    assert row["config"] == (
+        "egs/librispeech/conf/tiny/pretrain_it1.yaml + egs/librispeech/conf/tiny/finetune.yaml"
+    )
+    assert row["conditions"]["LM"] == "3-gram"
+    assert row["conditions"]["beam"] == 20.0
+    assert row["conditions"]["lm_scale"] == 0.5
+    scratch = next(r for r in rows if r["system"] == "scratch")
+    assert scratch["minutes"] == 3.0
+    assert scratch["conditions"]["LM"] == "none"
+
+
+def test_published_markdown_is_rendered_from_the_records(exp: Path, tmp_path: Path) -> None:
+    target = tmp_path / "egs" / "librispeech"
+    assert report(exp, "--publish", str(target)) == 0
+    rows = results.read(target / "results.json")
+    text = (target / "RESULTS.md").read_text()
+    assert text == results.render(rows)
+    assert "no paper number: other data" in text
+    assert "a relative reduction of 50.0 %; the 95 % intervals do not touch" in text
+    assert "| WavLM Base | 4-gram | 5.7 / 10.8 | 4.3 / 9.2 | 3.4 / 7.7 |  | not run |" in text
+    assert report(exp, "--publish", str(target)) == 0
+    assert results.read(target / "results.json") == rows
+    assert (target / "RESULTS.md").read_text() == text
+
+
+def test_publishing_replaces_a_measurement_and_keeps_the_others(exp: Path, tmp_path: Path) -> None:
+    assert report(exp, "--publish", str(tmp_path)) == 0
+    old = results.read(tmp_path / "results.json")
+    other = old[0].model_copy(update={"command": "another command"})
+    newer = old[0].model_copy(update={"value": 1.0})
+    merged = results.merge([*old, other], [newer])
+    assert len(merged) == len(old) + 1
+    assert newer in merged
+    assert other in merged
+    assert old[0] not in merged
+
+
+def test_paper_value_stands_beside_ours(
+    exp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for system in ("pretrained", "scratch"):
+        (exp / "infer" / system / "test").rename(exp / "infer" / system / "test-clean")
+    (exp / "data" / "test.jsonl.gz").rename(exp / "data" / "test-clean.jsonl.gz")
+    (exp / "lang" / "lm.arpa").write_text("\\data\\\nngram 1=5\nngram 4=7\n")
+    options = ["--paper-model", "wavlm base", "--paper-hours", "100", "--publish", str(tmp_path)]
+    assert report(exp, *options) == 0
+    rows = results.read(tmp_path / "results.json")
+    found = {(row.system, row.decoding): row.paper for row in rows}
+    assert found["pretrained", "graph"] == 3.4
+    assert found["pretrained", "greedy"] == 5.7
+    assert found["scratch", "graph"] is None
+    assert "off by +14.3" in capsys.readouterr().out
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| WavLM Base | 4-gram | 5.7 / 10.8 | 4.3 / 9.2 | above / 7.7 |  | not run |" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--paper-model", "WavLM Base"], 2),
+        (["--paper-model", "WavML Base", "--paper-hours", "1"], 2),
+    ],
+)
+def test_wrong_paper_options(exp: Path, options: list[str], code: int) -> None:
+    assert report(exp, *options) == code
+
+
+@pytest.mark.parametrize(
+    ("published", "state"),
+    [(None, "no paper number: other data"), (5.5, "reproduced"), (3.4, "off by +1.6")],
+)
+def test_state(published: float | None, state: str) -> None:
+    row = results.Result(
+        recipe="r", dataset="d", system="s", metric="WER", value=5.0, low=4.0, high=6.0,
+        paper=published, conditions={}, config="", command="", commit="", checkpoint_sha256="",
+        seed=None, minutes=None,
+    )  # fmt: skip
+    assert row.state == state
+
+
+def test_page_is_self_contained_and_well_formed(reported: Path) -> None:
+    page = Page(reported / "index.html")
+    assert page.named("link") == []
+    assert [attributes for attributes in page.named("script") if "src" in attributes] == []
+    addresses = [a.get(key) for _, a in page.tags for key in ("src", "href", "data", "srcset")]
+    assert all(x.startswith(("data:", "#")) for x in addresses if x is not None)
+    assert "@import" not in page.text
+    assert "url(" not in page.text
+    assert len(page.named("audio")) == 3
+    # interval plot, 2 speaker plots, 3 utterances, 3 learning curves
+    assert len(page.named("img")) == 9
+    assert all(image.get("alt") for image in page.named("img"))
+    anchors = {a["id"] for _, a in page.tags if "id" in a}
+    assert {str(a["href"])[1:] for a in page.named("a")} <= anchors
+
+
+def test_page_escapes_what_data_and_users_wrote(reported: Path) -> None:
+    page = Page(reported / "index.html")
+    assert len(page.named("script")) == 1
+    assert HOSTILE in page.text
+    assert "python -m unispeech pretrain <b>" in page.text
+
+
+def test_page_shows_every_part(exp: Path) -> None:
+    folder = exp / "infer" / "pretrained" / "test" / "graph"
+    columns = ["lm_scale", "word_insertion", "errors"]
+    points = [[0.5, -1.0, 4321], [0.9, 0.0, 4320]]
+    write_json(folder / "tune.json", {"columns": columns, "table": points, "inputs": "f" * 64})
+    difference = {"difference": -3.25, "low": -4.5, "high": -1.0, "probability_of_improvement": 0.9}
+    write_json(folder / "comparison.json", {"with": "exp/infer/scratch/test/graph", **difference})
+    assert report(exp) == 0
+    text = Page(exp / "report" / "index.html").text
+    for expected in (
+        "Made-up test", "0.412", "4,320", "layers: 4", "1.24", "2025-01-02", "backend kaldi",
+        "pretrained minus scratch on the same utterances: -3.25 points",
+    ):  # fmt: skip
+        assert expected in text
+    assert "Not here" not in text
+
+
+def test_missing_parts_are_named(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(exp / "finetune_scratch")
+    shutil.rmtree(exp / "infer" / "scratch")
+    shutil.rmtree(exp / "data")
+    (exp / "commands.tsv").unlink()
+    (exp / "finetune" / "env.json").write_text("{broken")
+    assert report(exp) == 0
+    out = capsys.readouterr().out
+    for expected in (
+        "no scored output of the scratch system",
+        "finetune_scratch: no such training",
+        "finetune/env.json: not valid JSON",
+        "words of pretrained/test/graph",
+        "commands.tsv",
+    ):
+        assert expected in out
+        assert expected in Page(exp / "report" / "index.html").text
+    assert "index.html" in out
+
+
+def test_missing_emissions_leave_the_words(exp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (exp / "infer" / "pretrained" / "test" / "emissions.npy").unlink()
+    assert report(exp) == 0
+    page = Page(exp / "report" / "index.html")
+    assert HOSTILE in page.text
+    assert "emissions" in capsys.readouterr().out
+
+
+def test_nothing_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(tmp_path / "nowhere") == 65
+    assert "nothing was scored" in capsys.readouterr().err
+
+
+def test_damaged_records_are_a_data_error(exp: Path, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('[{"recipe": 1}]')
+    assert report(exp, "--publish", str(tmp_path)) == 65
+
+
+def test_reports_are_reproducible(reported: Path) -> None:
+    first = (reported / "index.html").read_bytes()
+    assert report(reported.parent) == 0
+    assert (reported / "index.html").read_bytes() == first
+
+
+def test_greedy_labels_sit_on_the_best_frame_of_each_run() -> None:
+    probs = np.array(
+        [[0.9, 0.1, 0.0], [0.4, 0.6, 0.0], [0.2, 0.8, 0.0], [0.9, 0.1, 0.0], [0.3, 0.7, 0.0],
+         [0.1, 0.3, 0.6]]
+    )  # fmt: skip
+    assert figures.greedy_labels(np.log(probs + 1e-9)) == [(2, 1), (4, 1), (5, 2)]
+    assert figures.greedy_labels(np.zeros((0, 3))) == []
+
+
+def test_log_mel_of_a_tone_peaks_at_its_band() -> None:
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
+    spectrogram = figures.log_mel(tone)
+    assert spectrogram.shape == (80, 100)
+    # HTK: 1 kHz is 1000 mel of 2840; centres are 35.06 mel apart, the first at 35.06.
+    assert spectrogram[:, 50].argmax() == round(1000 / 35.06) - 1
+    assert spectrogram.max() == 0
+    assert spectrogram.min() >= -80
+
+
+def test_choice_of_utterances_is_deterministic() -> None:
+    rates = {"a": (0, 3), "b": (0, 9), "c": (1, 4), "d": (2, 2), "e": (5, 5)}
+    assert pages.choose(rates) == [("Best", "b"), ("Median", "c"), ("Worst", "e")]
+    assert pages.choose(dict(reversed(rates.items()))) == pages.choose(rates)
+    assert pages.choose({"a": (1, 2)}) == [("Best", "a")]
+    assert pages.choose({}) == []
+
+
+def test_audio_survives_the_data_uri() -> None:
+    samples = np.array([0.0, 0.5, -0.5, 1.0, -1.0, 2.0])
+    raw = base64.b64decode(pages.wav_uri(samples).split(",", 1)[1])
+    with wave.open(io.BytesIO(raw)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16000, 1, 2)
+        values = np.frombuffer(file.readframes(9), dtype="<i2")
+    np.testing.assert_allclose(values / 32767, np.clip(samples, -1, 1), atol=4e-5)
+
+
+def test_alignment_counts_agree_with_the_scorer() -> None:
+    scored = wer.wer({"u": "A B C D"}, {"u": "A X C D E"}, resamples=0)
+    hypothesis = pages.Hypothesis("x", scored.alignments["u"])
+    assert (hypothesis.errors, hypothesis.words) == (scored.total.errors, scored.total.words)
+    assert [kind for kind, _, _ in hypothesis.marked] == ["ok", "sub", "ok", "ok", "ins"]
+
+
+def test_config_files_lose_the_path_of_the_clone() -> None:
+    training = experiment.Training(
+        "finetune", [], {}, {}, "", "x --config /a/egs/l/conf/a.yaml --config=conf/b.yaml"
+    )
+    assert training.config_files == ["egs/l/conf/a.yaml", "conf/b.yaml"]

@@ -1,0 +1,62 @@
+"""Fine-tune a pre-trained encoder with CTC.
+
+Runs under torchrun (`utils/launch.sh finetune ...`) or alone. The same command continues an
+interrupted run and skips a finished one. `random_init=true` keeps the encoder's shape but not its
+weights: the control that shows what pre-training brings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from unispeech.commands._training import add_arguments as add_arguments
+from unispeech.commands._training import pending_run, read_config, run_training
+from unispeech.storage import sha256
+from unispeech.train.config import FinetuneConfig
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fine-tune as configured."""
+    config = read_config(args, FinetuneConfig)
+    if config is None:
+        return
+    data = config.data
+    inputs = {
+        "manifest": [*data.train, *data.valid],
+        "tokens": [data.tokens],
+        "init": [_initial_file(config.init)],
+    }
+    flat = pending_run(args, config, inputs)
+    if flat is None:
+        return
+
+    # Imported only now: skipping a finished run takes no time.
+    from unispeech.models import pretrained
+    from unispeech.score.wer import edit_distance
+    from unispeech.train.finetuning import CtcTask
+    from unispeech.train.parallel import process_group
+
+    init = pretrained.checkpoint_file(config.init)
+    state = pretrained.read_checkpoint(init)
+    encoder = pretrained.encoder_config(state, init)
+    encoder = encoder.model_copy(update=config.overrides.model_dump())
+    with process_group() as process:
+        task = CtcTask(config, encoder, process, edit_distance)
+        model = task.model()
+        if not config.random_init:
+            pretrained.load_encoder_weights(model.encoder, state, init)
+        description = {
+            "kind": "ctc",
+            "encoder": encoder.model_dump(mode="json"),
+            "ctc": config.ctc.model_dump(mode="json"),
+            "tokens": task.tokenizer.tokens,
+            "init_sha256": sha256(init),
+        }
+        run_training(model, task, config, args.output, flat, description, process)
+
+
+def _initial_file(path: str) -> Path:
+    done = Path(path) / "done.json"
+    return Path(path) / json.loads(done.read_text())["checkpoint"] if done.is_file() else Path(path)

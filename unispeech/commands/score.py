@@ -1,0 +1,120 @@
+"""Word error rate of decoded sets, with alignments and a bootstrap interval.
+
+Reads `text` of every --hypothesis folder, writes `wer.json` and `alignments.txt` beside it and
+prints one line. --compare gives the difference to another system on the same utterances, with
+its interval, and writes `comparison.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from unispeech.data.manifests import load_cuts, speaker, transcript
+from unispeech.errors import DataError, UsageError
+from unispeech.score.wer import WordErrors, cer, compare, format_alignments, format_line, wer
+from unispeech.storage import sha256, write_json, write_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--reference", required=True, metavar="CUTS", help="manifest of the set")
+    parser.add_argument("--hypothesis", required=True, nargs="+", metavar="DIR", help="from decode")
+    parser.add_argument("--compare", metavar="DIR", help="the system to compare each one with")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap draws (1000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="count utterances without hypothesis as empty"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Score one or more systems on one set."""
+    if args.resamples < 1:
+        raise UsageError("--resamples must be at least 1", found=args.resamples)
+    cuts = list(load_cuts(args.reference))
+    references = {cut.id: transcript(cut) for cut in cuts}
+    if not any(references.values()):
+        raise DataError(
+            "no utterance has a transcript",
+            where=args.reference,
+            remedy="score a set whose supervisions carry text",
+        )
+    speakers = {cut.id: speaker(cut) for cut in cuts if speaker(cut)}
+    for folder in map(Path, args.hypothesis):
+        _score(args, folder, references, speakers)
+        if args.compare and folder.resolve() != Path(args.compare).resolve():
+            _compare(args, folder, Path(args.compare), references)
+
+
+def _score(
+    args: argparse.Namespace, folder: Path, references: dict[str, str], speakers: dict[str, str]
+) -> None:
+    hypotheses = _read_text(folder)
+    inputs = {
+        "hypothesis_sha256": sha256(folder / "text"),
+        "reference_sha256": sha256(args.reference),
+        "allow_missing": args.allow_missing,
+        "resamples": args.resamples,
+        "seed": args.seed,
+    }
+    done = _stored(folder, inputs)
+    if done:
+        print(f"{done}  (already scored)")
+        return
+    (folder / "wer.json").unlink(missing_ok=True)
+    settings = (args.resamples, args.seed, args.allow_missing)
+    words = wer(references, hypotheses, speakers, *settings)
+    characters = cer(references, hypotheses, None, *settings)
+    write_text(folder / "alignments.txt", format_alignments(words))
+    line = format_line(words, _name(folder))
+    rates = {"cer": characters.summary()["wer"], "line": line}
+    write_json(folder / "wer.json", {**words.summary(), **rates, **inputs})
+    print(line)
+
+
+def _compare(
+    args: argparse.Namespace, folder: Path, other: Path, references: dict[str, str]
+) -> None:
+    def scored(place: Path) -> WordErrors:
+        text = _read_text(place)
+        return wer(references, text, resamples=0, allow_missing=args.allow_missing)
+
+    result = compare(scored(other), scored(folder), args.resamples, args.seed)
+    about = {"with": str(other), **result._asdict(), "resamples": args.resamples, "seed": args.seed}
+    write_json(folder / "comparison.json", about)
+    print(
+        f"{_name(folder)} - {_name(other)}: {result.difference:+.2f} points, "
+        f"95% [{result.low:+.2f}, {result.high:+.2f}], "
+        f"better in {100 * result.probability_of_improvement:.1f}% of draws"
+    )
+
+
+def _stored(folder: Path, inputs: dict[str, object]) -> str | None:
+    if not (folder / "alignments.txt").is_file():
+        return None
+    try:
+        done = json.loads((folder / "wer.json").read_text(encoding="utf-8"))
+        return str(done["line"]) if all(done.get(k) == v for k, v in inputs.items()) else None
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
+def _read_text(folder: Path) -> dict[str, str]:
+    path = folder / "text"
+    if not path.is_file():
+        raise DataError("no decoded text", where=path, remedy="run decode with this --output")
+    texts: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        name, _, words = line.partition(" ")
+        if not name or name in texts:
+            what = "the utterance is there twice" if name else "a line without utterance id"
+            raise DataError(what, where=f"{path}:{number}", remedy="run decode again")
+        texts[name] = words
+    return texts
+
+
+def _name(folder: Path) -> str:
+    """The set and the method of EXP/infer/<system>/<set>/<method>."""
+    return " ".join(folder.absolute().parts[-2:])

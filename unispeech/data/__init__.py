@@ -1,0 +1,1 @@
+"""Manifests, audio, labels and batches."""

@@ -1,0 +1,70 @@
+"""Configuration of labels, crops, mixing and batches."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+
+from unispeech.config import Config
+
+
+class KMeansConfig(Config):
+    """Clustering; defaults are the settings of HuBERT's simple_kmeans."""
+
+    clusters: int = pydantic.Field(100, ge=2, le=65536)
+    seed: int = 0
+    init: str = "k-means++"
+    max_iter: int = pydantic.Field(100, ge=1)
+    batch_size: int = pydantic.Field(10000, ge=1)
+    tol: float = 0.0
+    max_no_improvement: int = 100
+    n_init: int = pydantic.Field(20, ge=1)
+    reassignment_ratio: float = 0.0
+
+
+class LabelConfig(Config):
+    """What is clustered; defaults are HuBERT's first iteration."""
+
+    feature: Literal["mfcc", "layer"] = "mfcc"
+    checkpoint: str = ""
+    """Trained model whose layer is clustered."""
+    layer: int = pydantic.Field(6, ge=0)
+    """0 is the encoder input, 6 the output of the sixth layer (HuBERT's second iteration)."""
+    share: float = pydantic.Field(0.1, gt=0, le=1)
+    """Share of the first manifest's utterances that the clusters are fitted on."""
+    kmeans: KMeansConfig = KMeansConfig()
+
+
+class CropConfig(Config):
+    """Lengths in pre-training; defaults are HuBERT's (250,000 and 32,000 samples)."""
+
+    max_seconds: float = pydantic.Field(15.625, gt=0)
+    """Longer utterances give a random piece of this length."""
+    min_seconds: float = pydantic.Field(2.0, ge=0)
+    """Shorter utterances are left out."""
+    rows: Literal["crop", "pad"] = "crop"
+    """Crop a batch to its shortest utterance (the reference) or pad it to its longest."""
+
+
+class MixingConfig(Config):
+    """Defaults are WavLM's: one utterance in five is mixed, one mix in ten is with noise."""
+
+    prob: float = pydantic.Field(0.2, ge=0, le=1)
+    noise_prob: float = pydantic.Field(0.1, ge=0, le=1)
+    """Share of the mixes that take noise, when there is a noise manifest."""
+    snr: tuple[float, float] = (-5.0, 5.0)
+    """Decibels of the utterance over the mixed-in utterance."""
+    noise_snr: tuple[float, float] = (-5.0, 20.0)
+    max_share: float = pydantic.Field(0.5, gt=0, le=1)
+    """Longest overlap as a share of the utterance; up to a half, the first speaker dominates."""
+
+
+class BatchingConfig(Config):
+    """Dynamic bucketing by duration."""
+
+    max_seconds: float = pydantic.Field(87.5, gt=0)
+    """Audio in one batch of one process, after cropping (HuBERT Base: 1.4 M samples)."""
+    buckets: int = pydantic.Field(30, ge=1)
+    workers: int = pydantic.Field(2, ge=0)
+    """Processes that read audio; 0 reads in the training process."""

@@ -1,0 +1,306 @@
+"""Batches for pre-training and fine-tuning, as typed tuples of tensors."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lhotse import CutSet, MonoCut
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unispeech.data.config import CropConfig, MixingConfig
+from unispeech.data.labels import LabelStore
+from unispeech.data.manifests import SAMPLING_RATE, load_cuts, read_audio, transcript
+from unispeech.data.mixing import mix_batch
+from unispeech.data.sampling import BatchSpec, BatchStream, Position, stable_seed
+from unispeech.data.tokens import Tokenizer
+from unispeech.errors import DataError, UnispeechError
+
+FloatArray = npt.NDArray[np.float32]
+Batch = TypeVar("Batch")
+
+
+class PretrainBatch(NamedTuple):
+    """One batch of masked prediction."""
+
+    waveforms: Tensor
+    """`(B, N)` float32."""
+    lengths: Tensor | None
+    """`(B,)` int64 valid samples; None when nothing is padded."""
+    labels: Tensor
+    """`(B, n)` int64, -1 where there is no label."""
+    label_ratio: int
+    """Labels per frame."""
+    mask_seeds: Tensor
+    """`(B,)` int64."""
+    ids: list[str]
+    position: Position
+    seconds: float
+    """Audio in the batch."""
+
+
+class CtcBatch(NamedTuple):
+    """One batch of transcribed utterances."""
+
+    waveforms: Tensor
+    """`(B, N)` float32, zero-padded."""
+    lengths: Tensor
+    """`(B,)` int64 valid samples."""
+    targets: Tensor
+    """`(sum of target_lengths,)` int64 tokens."""
+    target_lengths: Tensor
+    """`(B,)` int64."""
+    mask_seeds: Tensor
+    """`(B,)` int64."""
+    ids: list[str]
+    position: Position
+    seconds: float
+
+
+def normalize(waveform: FloatArray) -> FloatArray:
+    """Zero mean, unit variance (biased, epsilon 1e-5) over one whole utterance."""
+    centred = waveform - waveform.mean()
+    return np.asarray(centred / np.sqrt(np.square(centred).mean() + 1e-5), dtype=np.float32)
+
+
+class PretrainDataset(Dataset[PretrainBatch]):
+    """Reads, crops, mixes and labels one batch.
+
+    All draws come from seeds of (seed, epoch, utterance), so that batches do not depend on how
+    many workers read them.
+    """
+
+    def __init__(
+        self,
+        labels: LabelStore,
+        crop: CropConfig,
+        mixing: MixingConfig,
+        seed: int,
+        hop: int,
+        is_normalized: bool,
+        noises: Sequence[MonoCut] = (),
+    ) -> None:
+        self.labels = labels
+        self.crop = crop
+        self.mixing = mixing
+        self.seed = seed
+        self.is_normalized = is_normalized
+        self.noises = [read_audio(cut) for cut in noises]
+        ratio, remainder = divmod(labels.rate * hop, SAMPLING_RATE)
+        if remainder or ratio < 1:
+            raise DataError(
+                "the label rate is not a multiple of the frame rate",
+                where=labels.folder,
+                expected=f"a multiple of {SAMPLING_RATE / hop:g} Hz",
+                found=f"{labels.rate} Hz",
+            )
+        self.ratio = ratio
+
+    def usable(self, cuts: CutSet) -> CutSet:
+        """Cuts long enough, with durations as they will be after cropping.
+
+        Raises:
+            DataError: nothing is left, or labels do not fit an utterance.
+        """
+        kept = []
+        for cut in cuts:
+            self.labels.check(cut.id, cut.duration)
+            if cut.duration >= self.crop.min_seconds:
+                shown = min(cut.duration, self.crop.max_seconds)
+                kept.append(cut if shown == cut.duration else _with_whole(cut, shown))
+        if not kept:
+            raise DataError(
+                "no utterance is long enough",
+                expected=f"at least {self.crop.min_seconds} s",
+                remedy="lower data.crop.min_seconds",
+            )
+        return CutSet.from_cuts(kept)
+
+    def __getitem__(self, spec: BatchSpec) -> PretrainBatch:
+        epoch = spec.position.epoch
+        ids = [cut.id for cut in spec.cuts]
+        rngs = [np.random.default_rng(stable_seed(self.seed, epoch, i, "crop")) for i in ids]
+        samples = [cut.num_samples for cut in spec.cuts]
+        size = min(samples) if self.crop.rows == "crop" else max(samples)
+        waveforms = np.zeros((len(ids), size), dtype=np.float32)
+        labels = np.full((len(ids), round(size * self.labels.rate / SAMPLING_RATE)), -1)
+        lengths = []
+        for row, (cut, rng) in enumerate(zip(spec.cuts, rngs, strict=True)):
+            start, audio = self._read(cut, min(size, cut.num_samples), rng)
+            waveforms[row, : len(audio)] = audio
+            own = self._labels(cut.id, start, len(audio))[: labels.shape[1]]
+            labels[row, : len(own)] = own
+            lengths.append(len(audio))
+        rng = np.random.default_rng(stable_seed(self.seed, epoch, ids[0], "mixing"))
+        for row in mix_batch(waveforms, self.mixing, rng, self.noises):
+            if self.is_normalized:
+                waveforms[row, : lengths[row]] = normalize(waveforms[row, : lengths[row]])
+        seeds = [stable_seed(self.seed, epoch, i, "mask") for i in ids]
+        is_padded = min(lengths) < size
+        return PretrainBatch(
+            waveforms=torch.from_numpy(waveforms),
+            lengths=torch.tensor(lengths) if is_padded else None,
+            labels=torch.from_numpy(labels),
+            label_ratio=self.ratio,
+            mask_seeds=torch.tensor(seeds),
+            ids=ids,
+            position=spec.position,
+            seconds=sum(lengths) / SAMPLING_RATE,
+        )
+
+    def _read(
+        self, cut: MonoCut, size: int, rng: np.random.Generator
+    ) -> tuple[int, FloatArray]:
+        whole = _whole(cut)
+        start = int(rng.integers(whole.num_samples - size + 1))
+        if self.is_normalized:
+            # The reference normalises the utterance before it crops.
+            return start, normalize(read_audio(whole))[start : start + size]
+        piece = whole.truncate(
+            offset=start / SAMPLING_RATE, duration=size / SAMPLING_RATE, preserve_id=True
+        )
+        return start, read_audio(piece)
+
+    def _labels(self, utterance: str, start: int, size: int) -> npt.NDArray[np.uint16]:
+        rate = self.labels.rate
+        first = round(start * rate / SAMPLING_RATE)
+        return self.labels.get(utterance)[first : first + round(size * rate / SAMPLING_RATE)]
+
+
+def _with_whole(cut: MonoCut, seconds: float) -> MonoCut:
+    short = cut.truncate(duration=seconds, preserve_id=True)
+    short.custom = {**(short.custom or {}), "whole": (cut.start, cut.duration)}
+    return short
+
+
+def _whole(cut: MonoCut) -> MonoCut:
+    if not cut.custom or "whole" not in cut.custom:
+        return cut
+    start, duration = cut.custom["whole"]
+    return MonoCut(cut.id, start, duration, cut.channel, recording=cut.recording)
+
+
+class CtcDataset(Dataset[CtcBatch]):
+    """Reads whole utterances and their transcripts."""
+
+    def __init__(self, tokenizer: Tokenizer, seed: int, is_normalized: bool) -> None:
+        self.tokenizer = tokenizer
+        self.seed = seed
+        self.is_normalized = is_normalized
+
+    def __getitem__(self, spec: BatchSpec) -> CtcBatch:
+        epoch = spec.position.epoch
+        audio = [read_audio(cut) for cut in spec.cuts]
+        if self.is_normalized:
+            audio = [normalize(waveform) for waveform in audio]
+        targets = [self.tokenizer.encode(transcript(cut)) for cut in spec.cuts]
+        ids = [cut.id for cut in spec.cuts]
+        lengths = [len(waveform) for waveform in audio]
+        waveforms = torch.zeros(len(audio), max(lengths))
+        for row, waveform in zip(waveforms, audio, strict=True):
+            row[: len(waveform)] = torch.from_numpy(waveform)
+        return CtcBatch(
+            waveforms=waveforms,
+            lengths=torch.tensor(lengths),
+            targets=torch.tensor([t for target in targets for t in target], dtype=torch.int64),
+            target_lengths=torch.tensor([len(t) for t in targets]),
+            mask_seeds=torch.tensor([stable_seed(self.seed, epoch, i, "mask") for i in ids]),
+            ids=ids,
+            position=spec.position,
+            seconds=sum(lengths) / SAMPLING_RATE,
+        )
+
+
+def check_transcribed(
+    cuts: CutSet, tokenizer: Tokenizer, max_seconds: float, drop_long: bool, where: object
+) -> CutSet:
+    """Cuts that can be fine-tuned on.
+
+    Raises:
+        DataError: a transcript is missing or has unknown symbols, or an utterance is longer than
+            `max_seconds` and `drop_long` is false (CTC needs whole utterances).
+    """
+    kept = []
+    for cut in cuts:
+        text = transcript(cut)
+        if not text:
+            raise DataError(
+                f"utterance {cut.id} has no transcript",
+                where=where,
+                remedy="remove it from the manifest or add its text; `validate` lists all",
+            )
+        unknown = tokenizer.unknown(text)
+        if unknown:
+            raise DataError(
+                f"utterance {cut.id}: the transcript has symbols that are not tokens",
+                where=where,
+                found=" ".join(sorted(map(repr, unknown))),
+                remedy="normalise the text or rebuild the tokens; `validate` lists all",
+            )
+        if cut.duration <= max_seconds:
+            kept.append(cut)
+        elif not drop_long:
+            raise DataError(
+                f"utterance {cut.id} is too long to fine-tune on",
+                where=where,
+                expected=f"at most {max_seconds:g} s",
+                found=f"{cut.duration:.1f} s",
+                remedy="split it, raise data.max_seconds, or set data.drop_long=true",
+            )
+    if not kept:
+        raise DataError("no utterance is left to train on", where=where)
+    return CutSet.from_cuts(kept)
+
+
+def load_manifests(paths: Sequence[str | Path]) -> CutSet:
+    """`load_cuts` of several manifests; a clear error when none is named."""
+    if not paths:
+        raise DataError("no manifest given", remedy="set data.train, e.g. data.train=[a.jsonl.gz]")
+    return load_cuts(list(paths))
+
+
+class _Guarded(Dataset[Any]):
+    """Returns our own errors instead of raising them: a worker would bury them in its traceback."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, spec: BatchSpec) -> Any:
+        try:
+            return self.dataset[spec]
+        except UnispeechError as error:
+            return error
+
+
+def batches(dataset: Dataset[Batch], stream: BatchStream, workers: int) -> Iterator[Batch]:
+    """The batches of `stream`, read ahead by `workers` processes.
+
+    Raises:
+        DataError: an utterance cannot be read.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Guarded(dataset),
+        sampler=stream,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_ignore_interrupts,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for batch in loader:
+        if isinstance(batch, UnispeechError):
+            raise batch
+        yield batch
+
+
+def _ignore_interrupts(_: int) -> None:
+    # Ctrl-C reaches the whole process group; the training process decides when to stop.
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(name, signal.SIG_IGN)

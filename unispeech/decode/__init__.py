@@ -1,0 +1,1 @@
+"""Stored log-probabilities into words: emissions, graphs and decoders."""

@@ -1,0 +1,66 @@
+"""The folder of a decoded set: `text` and `decode.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from unispeech.decode.emissions import EmissionReader
+from unispeech.decode.engine import Decoded
+from unispeech.storage import sha256, write_json, write_text
+
+
+def write_decoded(
+    output: str | Path, about: dict[str, Any], decoded: Decoded, reader: EmissionReader
+) -> None:
+    """Write `text`, then `decode.json` with `about` and what was measured; print one line."""
+    output = Path(output)
+    (output / "decode.json").unlink(missing_ok=True)
+    rows = [f"{name} {words}".rstrip() + "\n" for name, words in decoded.text.items()]
+    write_text(output / "text", "".join(rows))
+    rtf = round(decoded.seconds / reader.seconds, 6) if reader.seconds else None
+    measured = {
+        "utterances": len(reader),
+        "seconds": round(decoded.seconds, 3),
+        "audio_seconds": round(reader.seconds, 3),
+        "rtf": rtf,
+        "not_final": len(decoded.not_final),
+        "text_sha256": sha256(output / "text"),
+    }
+    write_json(output / "decode.json", {**about, **measured})
+    if decoded.not_final:
+        names = ", ".join(decoded.not_final[:3])
+        print(
+            f"warning: {output}: {len(decoded.not_final)} of {len(reader)} utterances do not end"
+            f" with a whole word or sentence: {names}",
+            file=sys.stderr,
+        )
+    print(f"{output}: {len(reader)} utterances in {decoded.seconds:.2f} s, RTF {rtf}")
+
+
+def is_decoded(output: str | Path, inputs: str) -> bool:
+    """Whether the folder holds the whole result of the same inputs."""
+    output = Path(output)
+    done = read_json(output / "decode.json")
+    return (
+        done.get("inputs") == inputs
+        and (output / "text").is_file()
+        and sha256(output / "text") == done.get("text_sha256")
+    )
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a value's JSON, equal for equal settings."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The mapping in a JSON file, empty when there is no such file or no mapping in it."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,165 @@
+"""The convolutional waveform extractor, channels last."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unispeech.models.config import ConvLayer, EncoderConfig, PaddingRule
+
+Length = TypeVar("Length", int, Tensor)
+
+
+def output_length(samples: Length, layers: tuple[ConvLayer, ...]) -> Length:
+    """Frames that `samples` samples give: `floor((n - kernel) / stride) + 1` through all blocks."""
+    frames = samples
+    for layer in layers:
+        frames = (frames - layer.kernel) // layer.stride + 1
+    return frames
+
+
+def strided_conv(x: Tensor, weight: Tensor, stride: int, bias: Tensor | None) -> Tensor:
+    """1-D convolution without padding as matrix products over views of the input.
+
+    Args:
+        x: `(B, T, C)`.
+        weight: `(O, C, K)`, `K >= stride`.
+        stride: step between two outputs.
+        bias: `(O,)` or None.
+
+    Returns:
+        `(B, floor((T - K) / stride) + 1, O)`; equal to `torch.nn.functional.conv1d`.
+    """
+    batch, time, channels = x.shape
+    kernel = weight.shape[2]
+    frames = (time - kernel) // stride + 1
+    y: Tensor | None = None
+    for start in range(0, kernel, stride):
+        taps = min(stride, kernel - start)
+        flat = weight[:, :, start : start + taps].transpose(1, 2).reshape(weight.shape[0], -1)
+        if taps == stride:
+            # `stride` adjacent rows seen as one long row: no copy of the overlapping windows.
+            rows = x[:, start : start + frames * stride].reshape(batch, frames, -1)
+        else:
+            span = x[:, start : start + (frames - 1) * stride + taps]
+            rows = span.unfold(1, taps, stride).transpose(2, 3).reshape(batch, frames, -1)
+        part = F.linear(rows, flat, bias if start == 0 else None)
+        y = part if y is None else y + part
+    assert y is not None
+    return y
+
+
+class ChannelNorm(nn.Module):
+    """Group norm with one group per channel: statistics over the time axis of each utterance.
+
+    With `lengths`, frames behind an utterance's end are left out of the statistics, so that a
+    padded batch gives what single utterances give.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """`x (B, T, C)`, `lengths (B,)` valid frames or None; returns `(B, T, C)`."""
+        wide = x.float()
+        if lengths is None:
+            variance, mean = torch.var_mean(wide, dim=1, keepdim=True, correction=0)
+        else:
+            count = lengths.clamp(min=1).view(-1, 1, 1).to(wide)
+            valid = _valid(lengths, x.shape[1]).unsqueeze(2)
+            mean = (wide * valid).sum(1, keepdim=True) / count
+            variance = ((wide - mean).square() * valid).sum(1, keepdim=True) / count
+        scale = self.weight * torch.rsqrt(variance + 1e-5)
+        return torch.addcmul(self.bias - mean * scale, wide, scale).to(x.dtype)
+
+
+def _valid(lengths: Tensor, frames: int) -> Tensor:
+    return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, optional norm, GELU."""
+
+    def __init__(self, inputs: int, layer: ConvLayer, bias: bool, norm: str | None) -> None:
+        super().__init__()
+        self.stride = layer.stride
+        self.conv = nn.Conv1d(inputs, layer.channels, layer.kernel, layer.stride, bias=bias)
+        nn.init.kaiming_normal_(self.conv.weight)
+        self.norm: nn.Module | None = None
+        if norm == "group":
+            self.norm = ChannelNorm(layer.channels)
+        elif norm == "layer":
+            self.norm = nn.LayerNorm(layer.channels)
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """`x (B, T, C)` to `(B, T', channels)`; `lengths` are valid output frames or None."""
+        x = strided_conv(x, self.conv.weight, self.stride, self.conv.bias)
+        if isinstance(self.norm, ChannelNorm):
+            x = self.norm(x, lengths)
+        elif self.norm is not None:
+            x = self.norm(x)
+        return F.gelu(x)
+
+
+class ConvExtractor(nn.Module):
+    """Waveform to frames (wav2vec 2.0, section 2; layout of the released checkpoints)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        blocks = []
+        inputs = 1
+        for index, layer in enumerate(config.conv_layers):
+            is_normed = config.extractor_norm == "layer" or index == 0
+            norm = config.extractor_norm if is_normed else None
+            blocks.append(ConvBlock(inputs, layer, config.conv_bias, norm))
+            inputs = layer.channels
+        self.conv_layers = nn.ModuleList(blocks)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None, rule: PaddingRule) -> Tensor:
+        """Extract frames.
+
+        Args:
+            waveforms: `(B, N)` float.
+            lengths: `(B,)` int64 valid samples, or None when nothing is padded.
+            rule: with `exact`, padding does not enter the statistics of the group norm.
+
+        Returns:
+            `(B, T, channels)`.
+        """
+        x = waveforms.unsqueeze(2)
+        for block in self.conv_layers:
+            assert isinstance(block, ConvBlock)
+            if lengths is not None:
+                lengths = (lengths - block.conv.kernel_size[0]) // block.stride + 1
+            x = block(x, lengths if rule == "exact" else None)
+        return x
+
+
+def frame_padding_mask(
+    lengths: Tensor, samples: int, frames: int, config: EncoderConfig, rule: PaddingRule
+) -> Tensor:
+    """Which frames are padding.
+
+    Args:
+        lengths: `(B,)` int64 valid samples.
+        samples: samples of the padded batch.
+        frames: frames of the padded batch.
+        config: gives the convolution shapes.
+        rule: `fairseq` cuts the samples into `frames` equal pieces and calls a frame padding when
+            its whole piece is; the others use the exact length of the convolutions.
+
+    Returns:
+        `(B, frames)` bool, True = padding.
+    """
+    if rule == "fairseq":
+        piece = samples // frames
+        valid = torch.div(lengths + piece - 1, piece, rounding_mode="floor").clamp(max=frames)
+    else:
+        valid = output_length(lengths, config.conv_layers)
+    return ~_valid(valid, frames)

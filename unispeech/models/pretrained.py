@@ -1,0 +1,141 @@
+"""Our own checkpoints: reading them, and the encoder or the recogniser inside."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unispeech.config import Config
+from unispeech.errors import DataError
+from unispeech.models.config import CtcConfig, EncoderConfig, PaddingRule
+from unispeech.models.ctc import CtcModel
+from unispeech.models.encoder import Encoder
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint: tensors and plain containers only, nothing in it is executed.
+
+    Raises:
+        DataError: the file is missing, truncated or holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError("no such checkpoint", where=path, remedy="train it, or give another path")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        raise DataError(
+            "cannot read the checkpoint",
+            where=path,
+            expected="a file written by this package, tensors and plain containers only",
+            found=str(error).splitlines()[0][:200],
+        ) from None
+    if not isinstance(state, dict):
+        raise DataError("not a checkpoint", where=path, found=type(state).__name__)
+    return state
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The final checkpoint of an experiment folder, or `path` itself when it is a file.
+
+    Raises:
+        DataError: the folder holds no finished training.
+    """
+    path = Path(path)
+    done = path / "done.json"
+    if path.is_dir() and not done.is_file():
+        raise DataError(
+            "no finished training in this folder",
+            where=path,
+            expected="done.json",
+            remedy="let the training finish, or name one of its checkpoints",
+        )
+    return path / json.loads(done.read_text())["checkpoint"] if path.is_dir() else path
+
+
+def encoder_config(state: dict[str, Any], path: Path) -> EncoderConfig:
+    """The encoder's configuration in a checkpoint."""
+    return _section(EncoderConfig, state.get("encoder"), path)
+
+
+def load_encoder_weights(encoder: Encoder, state: dict[str, Any], path: Path) -> None:
+    """Copy the encoder of a pre-training or recognition checkpoint into `encoder`.
+
+    Raises:
+        DataError: weights are missing, unexpected or of another shape; all are listed.
+    """
+    prefix = "encoder."
+    weights = {
+        k.removeprefix(prefix): v for k, v in state["model"].items() if k.startswith(prefix)
+    }
+    _load_weights(encoder, weights, path)
+
+
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", padding_rule: PaddingRule | None = None
+) -> Encoder:
+    """The encoder of a trained model, in evaluation mode.
+
+    Args:
+        path: an experiment folder or a checkpoint file of this package.
+        device: where to put it.
+        padding_rule: how padded batches are treated; None keeps the model's own rule.
+
+    Raises:
+        DataError: not such a checkpoint.
+    """
+    file = checkpoint_file(path)
+    state = read_checkpoint(file)
+    config = encoder_config(state, file)
+    if padding_rule is not None:
+        config = config.model_copy(update={"padding_rule": padding_rule})
+    encoder = Encoder(config)
+    load_encoder_weights(encoder, state, file)
+    return encoder.eval().to(device)
+
+
+def load_recogniser(
+    path: str | Path, device: str | torch.device = "cpu"
+) -> tuple[CtcModel, list[str]]:
+    """A fine-tuned model in evaluation mode and its tokens; arguments as in `load_model`."""
+    file = checkpoint_file(path)
+    state = read_checkpoint(file)
+    if "tokens" not in state:
+        raise DataError(
+            "not a recogniser", where=file, found="no tokens", remedy="give a fine-tuned checkpoint"
+        )
+    ctc = _section(CtcConfig, state.get("ctc"), file)
+    model = CtcModel(encoder_config(state, file), ctc, len(state["tokens"]))
+    _load_weights(model, state["model"], file)
+    return model.eval().to(device), list(state["tokens"])
+
+
+def _section(schema: type[Config], values: Any, path: Path) -> Any:
+    try:
+        return schema.model_validate(values)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            "the checkpoint's configuration does not fit this version", where=path, found=reason
+        ) from None
+
+
+def _load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    problems = [f"missing {n} {own[n]}" for n in sorted(set(own) - set(given))]
+    problems += [f"unexpected {n} {given[n]}" for n in sorted(set(given) - set(own))]
+    problems += [
+        f"{n} is {given[n]}, not {own[n]}"
+        for n in sorted(set(own) & set(given))
+        if own[n] != given[n]
+    ]
+    if problems:
+        raise DataError("the weights do not fit", where=path, found="; ".join(problems))
+    module.load_state_dict(weights)

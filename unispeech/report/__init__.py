@@ -1,0 +1,1 @@
+"""Results tables, figures and the one HTML page of an experiment."""

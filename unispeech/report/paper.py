@@ -1,0 +1,137 @@
+"""The papers' LibriSpeech word error rates, as data to compare with and never to type again.
+
+Sources: WavLM (arXiv:2110.13900), the LibriSpeech table of its README; ILS-SSL (arXiv:2112.08778),
+the LibriSpeech table of its README. A cell is `test-clean/test-other`, in percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from unispeech.config import Config
+
+TestSet = Literal["test-clean", "test-other"]
+LanguageModel = Literal["none", "4-gram", "Transformer"]
+
+TEST_SETS: tuple[TestSet, TestSet] = ("test-clean", "test-other")
+
+_WAVLM_SOURCE = "WavLM (arXiv:2110.13900), LibriSpeech table of the README"
+_ILS_SOURCE = "ILS-SSL (arXiv:2112.08778), LibriSpeech table of the README"
+_WAVLM_960_SOURCE = "WavLM (arXiv:2110.13900), recalled and not checked against the paper"
+
+# system | size (empty where the table states none) | language model | 1 h | 10 h | 100 h
+_WAVLM_TABLE = """
+wav2vec 2.0  | Base  | none        | 24.5/29.7 | 11.1/17.6 | 6.1/13.3
+WavLM        | Base  | none        | 24.5/29.2 | 9.8/16.0  | 5.7/12.0
+WavLM        | Base+ | none        | 22.8/26.7 | 9.0/14.7  | 4.6/10.1
+DeCoAR 2.0   |       | 4-gram      | 13.8/29.1 | 5.4/13.3  | 5.0/12.1
+DiscreteBERT |       | 4-gram      | 9.0/17.6  | 5.9/14.1  | 4.5/12.1
+wav2vec 2.0  | Base  | 4-gram      | 5.5/11.3  | 4.3/9.5   | 3.4/8.0
+HuBERT       | Base  | 4-gram      | 6.1/11.3  | 4.3/9.4   | 3.4/8.1
+WavLM        | Base  | 4-gram      | 5.7/10.8  | 4.3/9.2   | 3.4/7.7
+WavLM        | Base+ | 4-gram      | 5.4/9.8   | 4.2/8.8   | 2.9/6.8
+wav2vec 2.0  | Large | 4-gram      | 3.8/7.1   | 3.0/5.8   | 2.3/4.6
+WavLM        | Large | 4-gram      | 3.8/6.6   | 2.9/5.5   | 2.3/4.6
+wav2vec 2.0  | Large | Transformer | 2.9/5.8   | 2.6/4.9   | 2.0/4.0
+HuBERT       | Large | Transformer | 2.9/5.4   | 2.4/4.6   | 2.1/3.9
+WavLM        | Large | Transformer | 2.9/5.1   | 2.4/4.6   | 2.1/4.0
+"""
+
+# size | labelled hours | language model | wav2vec 2.0 | HuBERT | ILS-SSL
+_ILS_TABLE = """
+Base  | 1   | none        | 24.5/29.7 | 20.9/27.5 | 17.9/23.1
+Base  | 1   | 4-gram      | 5.5/11.3  | 6.1/11.3  | 5.4/10.2
+Base  | 10  | none        | 11.1/17.6 | 10.1/16.8 | 8.3/13.6
+Base  | 10  | 4-gram      | 4.3/9.5   | 4.3/9.4   | 3.8/8.1
+Base  | 100 | none        | 6.1/13.3  | 6.3/13.2  | 4.7/10.1
+Base  | 100 | 4-gram      | 3.4/8.0   | 3.4/8.1   | 3.0/6.9
+Large | 1   | none        | 17.2/20.3 | 17.4/20.3 | 14.3/16.9
+Large | 1   | Transformer | 2.9/5.8   | 2.9/5.4   | 2.8/5.3
+Large | 10  | none        | 6.3/10.0  | 6.2/9.6   | 6.1/9.1
+Large | 10  | Transformer | 2.6/4.9   | 2.4/4.6   | 2.5/4.5
+Large | 100 | none        | 3.1/6.3   | 2.9/6.0   | 2.9/5.8
+Large | 100 | Transformer | 2.0/4.0   | 2.1/3.9   | 2.0/4.0
+Large | 960 | none        | 2.2/4.5   | 2.1/4.3   | 1.9/3.8
+Large | 960 | Transformer | 1.8/3.3   | 1.9/3.3   | 1.8/3.2
+"""
+
+
+class PaperRow(Config):
+    """One published number.
+
+    `hours` are labelled hours; `value` is in percent; `recalled` marks a number that was written
+    down from memory and not checked against its source.
+    """
+
+    paper: Literal["WavLM", "ILS-SSL"]
+    system: str
+    size: str
+    hours: int
+    lm: LanguageModel
+    test_set: TestSet
+    metric: Literal["WER"] = "WER"
+    value: float
+    source: str
+    recalled: bool = False
+
+    @property
+    def model(self) -> str:
+        """System and size, such as `WavLM Base+`."""
+        return f"{self.system} {self.size}".strip()
+
+    @property
+    def label(self) -> str:
+        """What identifies the number in a results file."""
+        return f"{self.model}, {self.hours} h, {self.lm}, {self.test_set}"
+
+
+def _lines(table: str) -> Iterator[list[str]]:
+    for line in table.strip().splitlines():
+        yield [cell.strip() for cell in line.split("|")]
+
+
+def _cells(base: dict[str, object], cell: str) -> Iterator[PaperRow]:
+    for test_set, value in zip(TEST_SETS, cell.split("/"), strict=True):
+        yield PaperRow.model_validate({**base, "test_set": test_set, "value": float(value)})
+
+
+def _rows() -> Iterator[PaperRow]:
+    wavlm: dict[str, object] = {"paper": "WavLM", "source": _WAVLM_SOURCE}
+    for system, size, lm, *cells in _lines(_WAVLM_TABLE):
+        for hours, cell in zip((1, 10, 100), cells, strict=True):
+            base = {**wavlm, "system": system, "size": size, "hours": hours, "lm": lm}
+            yield from _cells(base, cell)
+    large: dict[str, object] = {"system": "WavLM", "size": "Large", "lm": "Transformer"}
+    recalled: dict[str, object] = {"hours": 960, "source": _WAVLM_960_SOURCE, "recalled": True}
+    yield from _cells({**wavlm, **large, **recalled}, "1.8/3.2")
+    for size, labelled, lm, *cells in _lines(_ILS_TABLE):
+        for system, cell in zip(("wav2vec 2.0", "HuBERT", "ILS-SSL"), cells, strict=True):
+            base = {"paper": "ILS-SSL", "source": _ILS_SOURCE, "system": system}
+            yield from _cells({**base, "size": size, "hours": int(labelled), "lm": lm}, cell)
+
+
+LIBRISPEECH: tuple[PaperRow, ...] = tuple(_rows())
+
+TABLES: dict[str, tuple[PaperRow, ...]] = {"librispeech": LIBRISPEECH}
+
+
+def lookup(
+    model: str, hours: int, lm: str, test_set: str, *, recipe: str = "librispeech"
+) -> PaperRow | None:
+    """The published number of a model, or None; checked numbers come before recalled ones.
+
+    Args:
+        model: system and size, such as `WavLM Base+`; letter case does not matter.
+        hours: labelled hours of the fine-tuning subset.
+        lm: `none`, `4-gram` or `Transformer`.
+        test_set: `test-clean` or `test-other`.
+        recipe: whose table to search; a recipe without one has no numbers.
+    """
+    found = [
+        row
+        for row in TABLES.get(recipe, ())
+        if row.model.casefold() == model.strip().casefold()
+        and (row.hours, row.lm, row.test_set) == (hours, lm, test_set)
+    ]
+    return min(found, key=lambda row: row.recalled, default=None)

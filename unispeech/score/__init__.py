@@ -1,0 +1,1 @@
+"""Error rates and their confidence intervals, on plain data."""

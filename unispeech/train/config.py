@@ -1,0 +1,127 @@
+"""Configuration of trainings; importing it costs nothing, so errors in a file show at once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+
+from unispeech.config import Config, Paths
+from unispeech.data.config import BatchingConfig, CropConfig, MixingConfig
+from unispeech.models.config import CtcConfig, EncoderConfig, MaskedPredictionConfig
+
+
+class OptimConfig(Config):
+    """Adam with decoupled weight decay; defaults are HuBERT's and WavLM's Base pre-training."""
+
+    lr: float = pydantic.Field(5e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = pydantic.Field(1e-6, gt=0)
+    weight_decay: float = pydantic.Field(0.01, ge=0)
+    """Applied to every parameter, biases and norms included, as the reference does."""
+    clip: float = pydantic.Field(10.0, ge=0)
+    """Largest gradient norm; 0 does not clip."""
+    schedule: Literal["polynomial", "tri_stage"] = "polynomial"
+    warmup: int = pydantic.Field(32000, ge=0)
+    """Updates of linear warm-up."""
+    hold: int = pydantic.Field(0, ge=0)
+    """Tri-stage: updates at the peak."""
+    decay: int = pydantic.Field(0, ge=0)
+    """Tri-stage: updates of exponential decay."""
+    total: int | None = None
+    """Polynomial: update at which the rate is 0; None is the length of the training."""
+
+
+class TrainConfig(Config):
+    """Length, precision, and how often to log, validate and save."""
+
+    updates: int = pydantic.Field(400_000, ge=1)
+    accumulate: int = pydantic.Field(1, ge=1)
+    """Batches of each process in one update."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 1
+    log_every: int = pydantic.Field(200, ge=1)
+    validate_every: int = pydantic.Field(5000, ge=1)
+    checkpoint_every: int = pydantic.Field(1000, ge=1)
+    keep_last: int = pydantic.Field(2, ge=1)
+    keep_best: int = pydantic.Field(1, ge=0)
+    final: Literal["last", "best"] = "last"
+    """Which checkpoints are averaged into the final model."""
+    final_count: int = pydantic.Field(1, ge=1)
+
+
+class PretrainDataConfig(Config):
+    """Where the audio and its labels are."""
+
+    train: Paths = ()
+    """Manifests to train on."""
+    valid: Paths = ()
+    """Manifests to validate on."""
+    labels: str = ""
+    """Folder written by `label`."""
+    noise: Paths = ()
+    """Manifests of noises for mixing."""
+    crop: CropConfig = CropConfig()
+    mixing: MixingConfig = MixingConfig()
+    batching: BatchingConfig = BatchingConfig()
+
+
+class PretrainConfig(Config):
+    """WavLM pre-training; the defaults are WavLM Base."""
+
+    model: EncoderConfig = EncoderConfig()
+    objective: MaskedPredictionConfig = MaskedPredictionConfig()
+    data: PretrainDataConfig = PretrainDataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class CtcDataConfig(Config):
+    """Transcribed manifests and the tokens."""
+
+    train: Paths = ()
+    valid: Paths = ()
+    tokens: str = ""
+    """`tokens.txt` of the language folder."""
+    max_seconds: float = pydantic.Field(35.0, gt=0)
+    """Longest utterance that can be trained on."""
+    drop_long: bool = False
+    """Leave longer utterances out instead of ending with an error."""
+    batching: BatchingConfig = BatchingConfig(max_seconds=200.0)
+
+
+class EncoderOverrides(Config):
+    """What fine-tuning changes in the pre-trained encoder; defaults are the 100 h recipe."""
+
+    dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+    attention_dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+    activation_dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+    input_dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+    layer_drop: float = pydantic.Field(0.1, ge=0, lt=1)
+    feature_grad_mult: float = pydantic.Field(0.0, ge=0)
+    """0 keeps the convolutions as they are."""
+
+
+class FinetuneConfig(Config):
+    """CTC fine-tuning; the defaults are the published 100 h recipe for Base."""
+
+    init: str = ""
+    """Checkpoint of the pre-trained encoder."""
+    random_init: bool = False
+    """Keep the shape of `init` but start from random weights (the control of a comparison)."""
+    overrides: EncoderOverrides = EncoderOverrides()
+    freeze_updates: int = pydantic.Field(0, ge=0)
+    """Updates in which only the new layer learns."""
+    ctc: CtcConfig = CtcConfig()
+    data: CtcDataConfig = CtcDataConfig()
+    optim: OptimConfig = OptimConfig(
+        lr=3e-5,
+        eps=1e-8,
+        weight_decay=0.0,
+        clip=0.0,
+        schedule="tri_stage",
+        warmup=8000,
+        hold=32000,
+        decay=40000,
+    )
+    train: TrainConfig = TrainConfig(updates=80000, final="best", keep_best=1)

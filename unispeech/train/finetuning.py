@@ -1,0 +1,133 @@
+"""The fine-tuning task: CTC on transcribed utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from unispeech.data.datasets import (
+    CtcBatch,
+    CtcDataset,
+    batches,
+    check_transcribed,
+    load_manifests,
+)
+from unispeech.data.sampling import BatchStream, Position, stable_seed
+from unispeech.data.tokens import Tokenizer
+from unispeech.models.config import EncoderConfig
+from unispeech.models.ctc import CtcModel, ctc_loss
+from unispeech.train.config import FinetuneConfig
+from unispeech.train.parallel import Process, all_sum
+from unispeech.train.task import LossOutput
+
+EditDistance = Callable[[Sequence[Any], Sequence[Any]], int]
+
+
+class CtcTask:
+    """CTC over the manifests of a configuration.
+
+    Args:
+        config: fine-tuning configuration.
+        encoder: encoder configuration with the overrides applied.
+        process: this process.
+        edit_distance: counts the edits between two sequences, for the validation.
+    """
+
+    has_unused = True
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        encoder: EncoderConfig,
+        process: Process,
+        edit_distance: EditDistance,
+    ) -> None:
+        self.config = config
+        self.encoder = encoder
+        self.process = process
+        self.edit_distance = edit_distance
+        data = config.data
+        self.tokenizer = Tokenizer(data.tokens)
+        self.dataset = CtcDataset(self.tokenizer, config.train.seed, encoder.normalize)
+        self.train_cuts, self.valid_cuts = (
+            check_transcribed(
+                load_manifests(paths),
+                self.tokenizer,
+                data.max_seconds,
+                data.drop_long,
+                ", ".join(map(str, paths)),
+            )
+            for paths in (data.train, data.valid)
+        )
+
+    def model(self) -> CtcModel:
+        """A new model; the same weights on every process."""
+        torch.manual_seed(self.config.train.seed)
+        return CtcModel(self.encoder, self.config.ctc, len(self.tokenizer))
+
+    def _stream(self, cuts: Any, start: Position, epochs: int | None) -> BatchStream:
+        seed = self.config.train.seed
+        rank, world_size = self.process.rank, self.process.world_size
+        return BatchStream(
+            cuts, self.config.data.batching, seed, rank, world_size, start, epochs
+        )
+
+    def batches(self, start: Position) -> Iterator[CtcBatch]:
+        """Endless training batches from `start` on."""
+        stream = self._stream(self.train_cuts, start, None)
+        return batches(self.dataset, stream, self.config.data.batching.workers)
+
+    def loss(self, model: nn.Module, batch: CtcBatch, update: int) -> LossOutput:
+        """CTC loss, normalised by utterances as the reference does."""
+        device = self.process.device
+        log_probs, frames = model(
+            batch.waveforms.to(device, non_blocking=True),
+            batch.lengths.to(device),
+            batch.mask_seeds,
+            stable_seed(self.config.train.seed, update, "layer_drop"),
+            update <= self.config.freeze_updates,
+        )
+        loss = ctc_loss(log_probs, frames, batch.targets.to(device), batch.target_lengths)
+        tokens = batch.target_lengths.sum()
+        return LossOutput(loss, len(batch.ids), {"tokens": tokens})
+
+    def metrics(self, sums: Mapping[str, float], size: float) -> dict[str, float]:
+        """CTC loss per token, which does not depend on the lengths of the utterances."""
+        del size
+        return {"loss_per_token": sums["loss"] / max(sums["tokens"], 1.0)}
+
+    def validate(self, model: nn.Module) -> tuple[dict[str, float], float]:
+        """Loss, token and word error rate of greedy decoding; the score is the WER."""
+        assert isinstance(model, CtcModel)
+        device = self.process.device
+        sums = torch.zeros(6, dtype=torch.float64)
+        for batch in batches(self.dataset, self._stream(self.valid_cuts, Position(0, 0), 1), 0):
+            log_probs, frames = model(batch.waveforms.to(device), batch.lengths.to(device))
+            loss = ctc_loss(log_probs, frames, batch.targets.to(device), batch.target_lengths)
+            best = log_probs.argmax(-1).cpu()
+            references = batch.targets.split(batch.target_lengths.tolist())
+            sums[0] += float(loss)
+            sums[1] += len(references)
+            for row, reference in enumerate(references):
+                ids = torch.unique_consecutive(best[row, : int(frames[row])])
+                sums[2:] += self._edits(ids[ids != 0].tolist(), reference.tolist())
+        totals = all_sum(sums.to(device), self.process).tolist()
+        loss_sum, utterances, token_edits, tokens, word_edits, words = totals
+        wer = word_edits / max(words, 1.0)
+        values = {"loss": loss_sum / max(utterances, 1.0), "ter": token_edits / max(tokens, 1.0)}
+        # Early on every WER is 1; the loss then tells which checkpoint is better.
+        return {**values, "wer": wer}, wer + 1e-6 * values["loss"]
+
+    def _edits(self, hypothesis: list[int], reference: list[int]) -> torch.Tensor:
+        said = self.tokenizer.decode(reference).split()
+        heard = self.tokenizer.decode(hypothesis).split()
+        counts = [
+            self.edit_distance(reference, hypothesis),
+            len(reference),
+            self.edit_distance(said, heard),
+            len(said),
+        ]
+        return torch.tensor(counts, dtype=torch.float64)

@@ -1,0 +1,70 @@
+"""What identifies a run: its configuration and the checksums of what it reads.
+
+Imports nothing heavy, so that a finished run is skipped and a wrong configuration is reported
+before any process is started.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unispeech.config import Config, flatten
+from unispeech.errors import ConfigError
+from unispeech.storage import sha256
+
+# Changing these changes neither the weights nor what is comparable between two runs.
+NEUTRAL = ("train.log_every", "data.batching.workers")
+
+
+def describe_run(
+    config: Config, inputs: Mapping[str, Sequence[str | Path]], world_size: int
+) -> dict[str, Any]:
+    """The flat configuration that must not change within a run, with its inputs' checksums.
+
+    Files that are missing have no checksum; whoever reads them reports them.
+
+    Args:
+        config: the resolved configuration.
+        inputs: files that the run reads, by what they are.
+        world_size: number of processes.
+    """
+    flat = {k: v for k, v in flatten(config).items() if k not in NEUTRAL}
+    sums = {f"sha256({name} {p})": sha256(p) for name, paths in inputs.items() for p in paths if Path(p).is_file()}
+    return {**flat, "processes": world_size, **sums}
+
+
+def is_done(folder: Path, flat: Mapping[str, Any]) -> bool:
+    """Whether this very run has finished.
+
+    Raises:
+        ConfigError: a different run has finished or begun in this folder.
+    """
+    record = folder / "run.json"
+    if record.is_file():
+        check_same_config(json.loads(record.read_text()), flat, folder)
+    return (folder / "done.json").is_file()
+
+
+def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any], where: Path) -> None:
+    """Raise a ConfigError that lists what changed since the checkpoint was written.
+
+    Args:
+        saved: flat configuration in the checkpoint.
+        current: flat configuration of this run.
+        where: the experiment folder.
+    """
+    changed = [
+        f"{key}: {saved.get(key)} -> {current.get(key)}"
+        for key in sorted(set(saved) | set(current))
+        if saved.get(key) != current.get(key)
+    ]
+    if changed:
+        raise ConfigError(
+            "the configuration changed since this run began",
+            where=where,
+            found="; ".join(changed),
+            remedy="use another folder, or delete this one to start again",
+        )
