@@ -56,7 +56,8 @@ _unispeech_install() { # <root> <interpreter> <stamp>
   : >"$log" || return
   # Without a stamp the installation was interrupted and nothing in it can be trusted; with the
   # stamp of another folder it was moved, and its scripts still start the old interpreter.
-  if [[ -z ${UNISPEECH_PYTHON:-} && ! (-x $python && -f $stamp && $(<"$stamp") == *" $root") ]]; then
+  if [[ -z ${UNISPEECH_PYTHON:-} ]] &&
+    [[ ! (-x $python && -f $stamp && $(<"$stamp") == *" $root") ]]; then
     _unispeech_make_venv "$root" "$log" || return
   fi
   rm -f "$stamp" || return
@@ -68,11 +69,12 @@ _unispeech_install() { # <root> <interpreter> <stamp>
     echo "path.sh: error: the installation failed; see $log" >&2
     return 1
   fi
-  _unispeech_expected_stamp "$root" "$python" >"$stamp.new" && mv "$stamp.new" "$stamp"
+  _unispeech_expected_stamp "$root" "$python" >"$stamp.new" &&
+    mv "$stamp.new" "$stamp"
 }
 
 _unispeech_environment() {
-  local root python prefix stamp
+  local root python prefix stamp status=0
   root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P) || return
   python=${UNISPEECH_PYTHON:-$root/.venv/bin/python}
   [[ $python == /* ]] || python=$PWD/$python
@@ -94,11 +96,16 @@ _unispeech_environment() {
     else
       mkdir -p "$root/build" || return
       ( # One installation at a time; who waited finds the work done.
-        trap 'echo "path.sh: interrupted; the next call starts the installation again" >&2; exit 130' INT
+        trap 'exit 130' INT
         trap 'exit 143' TERM
         if command -v flock >/dev/null; then flock 9 || exit; fi
-        _unispeech_is_ready "$root" "$python" "$stamp" || _unispeech_install "$root" "$python" "$stamp"
-      ) 9>"$root/build/environment.lock" || return
+        _unispeech_is_ready "$root" "$python" "$stamp" ||
+          _unispeech_install "$root" "$python" "$stamp"
+      ) 9>"$root/build/environment.lock" || status=$?
+      if ((status == 130)); then
+        echo "path.sh: interrupted; the next call starts the installation again" >&2
+      fi
+      ((status == 0)) || return "$status"
     fi
   fi
   [[ $PATH == "${python%/*}:"* ]] || PATH=${python%/*}:$PATH

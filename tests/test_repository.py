@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-IGNORED = {".git", ".venv", "__pycache__", "build", "dist", "exp", "corpora"}
+IGNORED = {"__pycache__", "build", "dist", "exp", "corpora"}
 
 
 def repository_files() -> list[Path]:
@@ -24,7 +24,11 @@ def repository_files() -> list[Path]:
         names = [name for name in listing.stdout.split("\0") if name]
     else:
         found = (path.relative_to(ROOT) for path in ROOT.rglob("*"))
-        names = [str(path) for path in found if not IGNORED & set(path.parts)]
+        names = [
+            str(path)
+            for path in found
+            if not IGNORED & set(path.parts) and (path.parts[0][0] != "." or path.parts[0] == ".ci")
+        ]
     return sorted(ROOT / name for name in names if (ROOT / name).is_file())
 
 

@@ -9,13 +9,14 @@
 # run COMMAND...   executes (or, in a dry run, prints) one command; ends the recipe when it fails
 # overrides        the key=value words of the command line
 # command_line     the command that started the recipe, for the report
-# root, recipe     absolute folders of the repository and of the run.sh; the recipe runs in the latter
+# root, recipe     folders of the repository and of the run.sh; the recipe runs in the latter
 set -euo pipefail
 
 _script=${BASH_SOURCE[1]}
 _caller=$PWD
 _stage=0 _stage_name="" # the stage that runs
-_child="" _stop="" _signals=0 # the running command; exit code that a signal asks for; signals so far
+_child="" _signals=0          # the running command; signals received
+_stop=""                      # exit code that a signal asks for
 _names=() _resume=() overrides=()
 declare -A _help=() _kind=()
 # Locals of functions that touch options by name begin with "_", as no option may.
@@ -66,7 +67,8 @@ _print_help() {
   printf '\noptions:\n'
   for _name in "${_names[@]}"; do ((${#_name} <= _width)) || _width=${#_name}; done
   for _name in "${_names[@]}"; do
-    printf "  --%-${_width}s  %s\n" "${_name//_/-}" "${_help[$_name]}${!_name:+ (default: ${!_name})}"
+    printf "  --%-${_width}s  %s%s\n" "${_name//_/-}" "${_help[$_name]}" \
+      "${!_name:+ (default: ${!_name})}"
   done
   printf '\nstages:\n'
   while IFS= read -r _line; do

@@ -43,6 +43,9 @@ class CropConfig(Config):
     """Longer utterances give a random piece of this length."""
     min_seconds: float = pydantic.Field(2.0, ge=0)
     """Shorter utterances are left out."""
+    multiple_seconds: float = pydantic.Field(0.0, ge=0)
+    """Round the length of a batch down to a multiple of this; 0 does not. Shapes that repeat are
+    faster where kernels are compiled for each shape (bf16 on a CPU, torch.compile)."""
     rows: Literal["crop", "pad"] = "crop"
     """Crop a batch to its shortest utterance (the reference) or pad it to its longest."""
 

@@ -127,7 +127,7 @@ class PretrainDataset(Dataset[PretrainBatch]):
         ids = [cut.id for cut in spec.cuts]
         rngs = [np.random.default_rng(stable_seed(self.seed, epoch, i, "crop")) for i in ids]
         samples = [cut.num_samples for cut in spec.cuts]
-        size = min(samples) if self.crop.rows == "crop" else max(samples)
+        size = self._batch_samples(samples)
         waveforms = np.zeros((len(ids), size), dtype=np.float32)
         labels = np.full((len(ids), round(size * self.labels.rate / SAMPLING_RATE)), -1)
         lengths = []
@@ -153,6 +153,11 @@ class PretrainDataset(Dataset[PretrainBatch]):
             position=spec.position,
             seconds=sum(lengths) / SAMPLING_RATE,
         )
+
+    def _batch_samples(self, samples: list[int]) -> int:
+        size = min(samples) if self.crop.rows == "crop" else max(samples)
+        multiple = round(self.crop.multiple_seconds * SAMPLING_RATE)
+        return size // multiple * multiple if 0 < multiple <= size else size
 
     def _read(
         self, cut: MonoCut, size: int, rng: np.random.Generator

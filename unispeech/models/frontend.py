@@ -55,8 +55,9 @@ def strided_conv(x: Tensor, weight: Tensor, stride: int, bias: Tensor | None) ->
 class ChannelNorm(nn.Module):
     """Group norm with one group per channel: statistics over the time axis of each utterance.
 
-    With `lengths`, frames behind an utterance's end are left out of the statistics, so that a
-    padded batch gives what single utterances give.
+    It follows the first convolution, which is linear in the samples, so its statistics follow from
+    the mean and covariance of the convolution's input windows and the norm becomes a scale of the
+    filters: the wide output is written once and never read for statistics.
     """
 
     def __init__(self, channels: int) -> None:
@@ -64,18 +65,33 @@ class ChannelNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """`x (B, T, C)`, `lengths (B,)` valid frames or None; returns `(B, T, C)`."""
-        wide = x.float()
+    def forward(self, windows: Tensor, filters: Tensor, lengths: Tensor | None) -> Tensor:
+        """Convolve and normalise.
+
+        Args:
+            windows: `(B, T, K)` input of each output frame.
+            filters: `(C, K)`; a bias of the convolution would cancel.
+            lengths: `(B,)` valid frames whose statistics count, or None for all.
+
+        Returns:
+            `(B, T, C)`: `GroupNorm(C, C)` of the convolution's output, epsilon 1e-5.
+        """
+        wide = windows.float()
         if lengths is None:
-            variance, mean = torch.var_mean(wide, dim=1, keepdim=True, correction=0)
+            centred = wide - wide.mean(1, keepdim=True)
+            covariance = centred.transpose(1, 2) @ centred / windows.shape[1]
         else:
-            count = lengths.clamp(min=1).view(-1, 1, 1).to(wide)
-            valid = _valid(lengths, x.shape[1]).unsqueeze(2)
-            mean = (wide * valid).sum(1, keepdim=True) / count
-            variance = ((wide - mean).square() * valid).sum(1, keepdim=True) / count
-        scale = self.weight * torch.rsqrt(variance + 1e-5)
-        return torch.addcmul(self.bias - mean * scale, wide, scale).to(x.dtype)
+            valid = _valid(lengths, windows.shape[1]).unsqueeze(2)
+            count = lengths.clamp(min=1).view(-1, 1, 1)
+            centred = wide - (wide * valid).sum(1, keepdim=True) / count
+            known = centred * valid
+            covariance = known.transpose(1, 2) @ known / count
+        with torch.autocast(windows.device.type, enabled=False):
+            taps = filters.float()
+            variance = ((taps @ covariance.float()) * taps).sum(2)
+            scale = self.weight * torch.rsqrt(variance.clamp(min=0) + 1e-5)
+            scaled = (scale.unsqueeze(2) * taps).transpose(1, 2)
+        return torch.baddbmm(self.bias.expand(len(windows), 1, -1), centred, scaled)
 
 
 def _valid(lengths: Tensor, frames: int) -> Tensor:
@@ -98,12 +114,12 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """`x (B, T, C)` to `(B, T', channels)`; `lengths` are valid output frames or None."""
-        x = strided_conv(x, self.conv.weight, self.stride, self.conv.bias)
+        weight = self.conv.weight
         if isinstance(self.norm, ChannelNorm):
-            x = self.norm(x, lengths)
-        elif self.norm is not None:
-            x = self.norm(x)
-        return F.gelu(x)
+            windows = x.unfold(1, weight.shape[2], self.stride).flatten(2)
+            return F.gelu(self.norm(windows, weight.flatten(1), lengths))
+        x = strided_conv(x, weight, self.stride, self.conv.bias)
+        return F.gelu(x if self.norm is None else self.norm(x))
 
 
 class ConvExtractor(nn.Module):
