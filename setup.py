@@ -13,7 +13,7 @@ setup(
     version=VERSION,
     description="Self-supervised speech recipes: the UniSpeech family from corpus to score",
     packages=find_packages(include=["unispeech", "unispeech.*"]),
-    package_data={"unispeech": ["**/*.html", "**/*.css", "**/*.json", "**/*.yaml", "py.typed"]},
+    package_data={"unispeech": ["**/*.j2"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",

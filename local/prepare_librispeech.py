@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", required=True, metavar="NAME=PART+PART")
     parser.add_argument("--untranscribed", nargs="*", default=[], metavar="NAME")
     parser.add_argument("--jobs", type=int, default=4, help="threads")
-    parser.add_argument("--check", action="store_true", help="only look whether the parts are there")
+    parser.add_argument("--check", action="store_true", help="only look for the parts")
     args = parser.parse_args(argv)
     check_given(args.corpora)
     sets = parse_sets(args.sets)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from unispeech.errors import DataError
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -76,6 +78,26 @@ def sha256(path: str | Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def final_checkpoint(path: str | Path) -> Path:
+    """The final checkpoint of an experiment folder, or `path` itself when it is a file.
+
+    Raises:
+        DataError: there is neither a finished training nor a file.
+    """
+    path = Path(path)
+    done = path / "done.json"
+    if done.is_file():
+        return path / str(json.loads(done.read_text())["checkpoint"])
+    if path.is_file():
+        return path
+    raise DataError(
+        "no finished training and no checkpoint here",
+        where=path,
+        expected="a folder with done.json, or a file",
+        remedy="let the training finish, or name one of its checkpoints",
+    )
 
 
 def _flush(path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from unispeech.errors import DataError
-from unispeech.storage import sha256
+from unispeech.storage import final_checkpoint, sha256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the emissions of every utterance, one at a time: no padding."""
-    checkpoint = _final_file(args.model)
+    checkpoint = final_checkpoint(args.model)
     sums = {"checkpoint_sha256": sha256(checkpoint), "manifest_sha256": sha256(args.manifest)}
     done = args.output / "emissions.json"
     if done.is_file() and sums.items() <= json.loads(done.read_text()).get("meta", {}).items():

@@ -8,12 +8,12 @@ weights: the control that shows what pre-training brings.
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from unispeech.commands._training import add_arguments as add_arguments
 from unispeech.commands._training import pending_run, read_config, run_training
-from unispeech.storage import sha256
+from unispeech.storage import final_checkpoint, sha256
 from unispeech.train.config import FinetuneConfig
 
 
@@ -23,10 +23,10 @@ def run(args: argparse.Namespace) -> None:
     if config is None:
         return
     data = config.data
-    inputs = {
+    inputs: dict[str, Sequence[str | Path]] = {
         "manifest": [*data.train, *data.valid],
         "tokens": [data.tokens],
-        "init": [_initial_file(config.init)],
+        "init": [final_checkpoint(config.init)],
     }
     flat = pending_run(args, config, inputs)
     if flat is None:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from unispeech.train.finetuning import CtcTask
     from unispeech.train.parallel import process_group
 
-    init = pretrained.checkpoint_file(config.init)
+    init = final_checkpoint(config.init)
     state = pretrained.read_checkpoint(init)
     encoder = pretrained.encoder_config(state, init)
     encoder = encoder.model_copy(update=config.overrides.model_dump())
@@ -55,8 +55,3 @@ def run(args: argparse.Namespace) -> None:
             "init_sha256": sha256(init),
         }
         run_training(model, task, config, args.output, flat, description, process)
-
-
-def _initial_file(path: str) -> Path:
-    done = Path(path) / "done.json"
-    return Path(path) / json.loads(done.read_text())["checkpoint"] if done.is_file() else Path(path)

@@ -28,7 +28,7 @@ from unispeech.data.labels import (
     nearest_centroid,
     write_description,
 )
-from unispeech.storage import atomic_path, sha256
+from unispeech.storage import atomic_path, final_checkpoint, sha256
 
 if TYPE_CHECKING:
     from unispeech.data.features import Extractor
@@ -86,9 +86,7 @@ def _origin(config: LabelConfig, paths: list[Path]) -> dict[str, Any]:
     origin: dict[str, Any] = {"config": hashlib.sha256(dump(config).encode()).hexdigest()}
     origin |= {"feature": config.feature, "layer": config.layer}
     if config.feature == "layer":
-        from unispeech.models.pretrained import checkpoint_file
-
-        origin["checkpoint_sha256"] = sha256(checkpoint_file(config.checkpoint))
+        origin["checkpoint_sha256"] = sha256(final_checkpoint(config.checkpoint))
     origin["manifests"] = {str(path): sha256(path) for path in paths if path.is_file()}
     return origin
 

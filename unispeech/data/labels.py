@@ -64,7 +64,7 @@ def nearest_centroid(
         `(T,)` uint16.
     """
     distance = (centroids**2).sum(1) - 2.0 * features @ centroids.T
-    return distance.argmin(1).astype(np.uint16)
+    return np.asarray(distance.argmin(1), dtype=np.uint16)
 
 
 def manifest_name(path: str | Path) -> str:

@@ -42,7 +42,7 @@ def mfcc(waveform: npt.NDArray[np.floating]) -> FloatArray:
     log_energies = np.log(np.maximum(energies, np.finfo(np.float32).eps))
     cepstra = scipy.fft.dct(log_energies, type=2, norm="ortho")[:, :CEPSTRA]
     lifter = 1.0 + 0.5 * LIFTER * np.sin(np.pi * np.arange(CEPSTRA) / LIFTER)
-    return (cepstra * lifter).astype(np.float32)
+    return np.asarray(cepstra * lifter, dtype=np.float32)
 
 
 def deltas(features: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut
 from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import Sampler
 
@@ -19,7 +19,7 @@ class Position(NamedTuple):
     """Where in the endless stream of batches a run is."""
 
     epoch: int
-    index: int
+    batch: int
     """Batches of this epoch that were already taken, per process."""
 
 
@@ -66,6 +66,7 @@ class BatchStream(Sampler[BatchSpec]):
         self.world_size = world_size
         self.start = start
         self.epochs = epochs
+        self._by_id = {cut.id: cut for cut in cuts}
 
     def _sampler(self, epoch: int) -> DynamicBucketingSampler:
         with warnings.catch_warnings():
@@ -88,10 +89,25 @@ class BatchStream(Sampler[BatchSpec]):
         first = self.start.epoch
         epochs = itertools.count(first) if self.epochs is None else range(first, self.epochs)
         for epoch in epochs:
-            skip = self.start.index if epoch == first else 0
+            skip = self.start.batch if epoch == first else 0
             for index, cuts in enumerate(self._sampler(epoch)):
-                if index >= skip:
-                    yield BatchSpec(Position(epoch, index), cuts)
+                originals = self._originals(cuts)
+                if index >= skip and originals:
+                    yield BatchSpec(Position(epoch, index), CutSet.from_cuts(originals))
+
+    def _originals(self, cuts: CutSet) -> list[MonoCut]:
+        """The cuts under their own ids.
+
+        lhotse fills up the last batches with renamed copies so that every process has as many.
+        Training needs them; a single pass over a set counts each utterance once.
+        """
+        copies = [cut for cut in cuts if cut.id not in self._by_id]
+        if self.epochs is not None:
+            copies = []
+        own = [cut for cut in cuts if cut.id in self._by_id]
+        seen = {cut.id for cut in own}
+        names = {cut.id.rpartition("_dup")[0] for cut in copies} - seen
+        return own + [self._by_id[name] for name in sorted(names)]
 
 
 def stable_seed(*parts: object) -> int:

@@ -49,7 +49,8 @@ class RelativePositionBias(nn.Module):
         buckets = relative_buckets(distance, self.num_buckets, self.max_distance)
         values = self.embedding(buckets).t()
         # Row i is a window of the 2T - 1 values that starts T - 1 - i.
-        return values.unfold(1, frames, 1).flip(1)
+        windows: Tensor = values.unfold(1, frames, 1)
+        return windows.flip(1)
 
 
 class SelfAttention(nn.Module):

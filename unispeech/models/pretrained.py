@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from unispeech.errors import DataError
 from unispeech.models.config import CtcConfig, EncoderConfig, PaddingRule
 from unispeech.models.ctc import CtcModel
 from unispeech.models.encoder import Encoder
+from unispeech.storage import final_checkpoint
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -41,27 +41,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def checkpoint_file(path: str | Path) -> Path:
-    """The final checkpoint of an experiment folder, or `path` itself when it is a file.
-
-    Raises:
-        DataError: the folder holds no finished training.
-    """
-    path = Path(path)
-    done = path / "done.json"
-    if path.is_dir() and not done.is_file():
-        raise DataError(
-            "no finished training in this folder",
-            where=path,
-            expected="done.json",
-            remedy="let the training finish, or name one of its checkpoints",
-        )
-    return path / json.loads(done.read_text())["checkpoint"] if path.is_dir() else path
-
-
 def encoder_config(state: dict[str, Any], path: Path) -> EncoderConfig:
     """The encoder's configuration in a checkpoint."""
-    return _section(EncoderConfig, state.get("encoder"), path)
+    config: EncoderConfig = _section(EncoderConfig, state.get("encoder"), path)
+    return config
 
 
 def load_encoder_weights(encoder: Encoder, state: dict[str, Any], path: Path) -> None:
@@ -90,7 +73,7 @@ def load_model(
     Raises:
         DataError: not such a checkpoint.
     """
-    file = checkpoint_file(path)
+    file = final_checkpoint(path)
     state = read_checkpoint(file)
     config = encoder_config(state, file)
     if padding_rule is not None:
@@ -104,7 +87,7 @@ def load_recogniser(
     path: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[CtcModel, list[str]]:
     """A fine-tuned model in evaluation mode and its tokens; arguments as in `load_model`."""
-    file = checkpoint_file(path)
+    file = final_checkpoint(path)
     state = read_checkpoint(file)
     if "tokens" not in state:
         raise DataError(

@@ -77,11 +77,12 @@ class MaskedPredictionModel(nn.Module):
         hidden = self.encoder.encode(front, time_mask, dropped=dropped).last
         masked = self._predict(hidden, targets, time_mask & usable)
         terms = {"masked": masked.loss, "correct": masked.correct}
+        terms["masked_frames"] = torch.tensor(masked.frames)
         loss = self.objective.masked_weight * masked.loss
         size = masked.frames
         if self.objective.unmasked_weight > 0:
             unmasked = self._predict(hidden, targets, ~time_mask & usable)
-            terms |= {"unmasked": unmasked.loss}
+            terms["unmasked"] = unmasked.loss
             loss = loss + self.objective.unmasked_weight * unmasked.loss
             size += unmasked.frames
         terms["penalty"] = front.penalty * size

@@ -108,7 +108,7 @@ class CtcTask:
             log_probs, frames = model(batch.waveforms.to(device), batch.lengths.to(device))
             loss = ctc_loss(log_probs, frames, batch.targets.to(device), batch.target_lengths)
             best = log_probs.argmax(-1).cpu()
-            references = batch.targets.split(batch.target_lengths.tolist())
+            references = torch.split(batch.targets, batch.target_lengths.tolist())
             sums[0] += float(loss)
             sums[1] += len(references)
             for row, reference in enumerate(references):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from unispeech.data.sampling import Position, stable_seed
 from unispeech.errors import Interrupted, NumericsError, Preempted
@@ -37,6 +38,24 @@ class Progress(NamedTuple):
     minutes: float
 
 
+class Run(NamedTuple):
+    """What stays the same throughout a training."""
+
+    model: nn.Module
+    """On the device of the process."""
+    parallel: nn.Module
+    """The same model, in DDP where there are several processes."""
+    optimizer: torch.optim.Optimizer
+    task: Task
+    config: TrainConfig
+    optim_config: OptimConfig
+    folder: Path
+    checkpoints: state.CheckpointFolder
+    description: dict[str, Any]
+    """Stored in every checkpoint; its `config` must not change within a run."""
+    process: Process
+
+
 def train(
     model: nn.Module,
     task: Task,
@@ -48,14 +67,7 @@ def train(
 ) -> float:
     """Train until `config.updates`, continuing from the newest checkpoint in `folder`.
 
-    Args:
-        model: on the CPU, with its first weights.
-        task: data and loss.
-        config: length and intervals.
-        optim_config: optimizer and schedule.
-        folder: the experiment folder.
-        description: stored in every checkpoint; its `config` must not change within a run.
-        process: this process.
+    The arguments are those of `Run`; `model` comes with its first weights.
 
     Returns:
         Minutes spent on the run, earlier parts included.
@@ -72,40 +84,48 @@ def train(
     optimizer = optim.build_optimizer(model.parameters(), optim_config)
     step, position, minutes = _resume(checkpoints, model, optimizer, description)
     parallel = data_parallel(model, process, task.has_unused)
+    run = Run(
+        model, parallel, optimizer, task, config, optim_config, folder, checkpoints, description,
+        process,
+    )  # fmt: skip
     log = RunLog(folder, config.updates, step, minutes, process.is_main)
     meter = Meter()
     with StopSignals() as signals, log:
         batches = task.batches(position)
         while step < config.updates:
-            update = step + 1
-            model.train()
-            torch.manual_seed(stable_seed(config.seed, update, process.rank))
-            micro_batches = _fetch(batches, config.accumulate, meter)
-            sums = _backward(parallel, task, micro_batches, update, config, process)
-            stop = _reduce(sums, signals, process)
-            norm = _normalize_gradients(model, sums, optim_config.clip, process)
-            _check_finite(sums, norm, update, micro_batches, checkpoints, folder)
-            rate = optim.learning_rate(optim_config, update, config.updates)
-            optim.set_step(optimizer, optim_config, rate, step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step, position = update, _after(micro_batches[-1].position)
+            with meter.waiting():
+                micro_batches = [next(batches) for _ in range(config.accumulate)]
+            sums, stop = _update(run, micro_batches, step, signals)
+            step, position = step + 1, _after(micro_batches[-1].position)
             meter.add(sums)
             log.step()
             if step % config.log_every == 0 or step == config.updates:
-                values = {**_means(task, meter.sums), "lr": rate, "grad_norm": norm}
-                log.write("train", step, {**values, **meter.rates()})
+                log.write("train", step, {**_means(task, meter.sums, sums), **meter.rates()})
             score = None
             if step % config.validate_every == 0 or step == config.updates:
-                score = _validate(model, task, step, log)
+                score = _validate(run, step, log)
             if score is not None or step % config.checkpoint_every == 0 or stop:
-                if process.is_main:
-                    run = Progress(step, position, log.minutes)
-                    checkpoints.save(step, _snapshot(model, optimizer, run, description), score)
-                barrier(process)
+                _save(run, Progress(step, position, log.minutes), score)
             if stop and step < config.updates:
                 _raise_stop(stop, checkpoints.path(step))
     return log.minutes
+
+
+def _update(
+    run: Run, micro_batches: list[Any], step: int, signals: StopSignals
+) -> tuple[dict[str, float], int]:
+    """One update; returns sums over all processes with rate and norm, and the signal received."""
+    run.model.train()
+    torch.manual_seed(stable_seed(run.config.seed, step + 1, run.process.rank))
+    local = _backward(run, micro_batches, step + 1)
+    sums, stop = _reduce(local, signals, run.process)
+    sums["grad_norm"] = _normalize_gradients(run, sums["sample_size"])
+    _check_finite(run, sums, step + 1, micro_batches)
+    sums["lr"] = optim.learning_rate(run.optim_config, step + 1, run.config.updates)
+    optim.set_step(run.optimizer, run.optim_config, sums["lr"], step)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return sums, stop
 
 
 def _resume(
@@ -124,49 +144,34 @@ def _resume(
     return Progress(saved["step"], Position(*saved["position"]), saved["minutes"])
 
 
-def _snapshot(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    description: dict[str, Any],
-) -> dict[str, Any]:
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": progress.step,
-        "position": list(progress.position),
-        "minutes": progress.minutes,
-        **description,
-    }
-
-
-def _fetch(batches: Iterator[Any], count: int, meter: Meter) -> list[Any]:
-    with meter.waiting():
-        return [next(batches) for _ in range(count)]
+def _save(run: Run, progress: Progress, score: float | None) -> None:
+    if run.process.is_main:
+        contents = {
+            **run.description,
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "step": progress.step,
+            "position": list(progress.position),
+            "minutes": progress.minutes,
+        }
+        run.checkpoints.save(progress.step, contents, score)
+    barrier(run.process)
 
 
 def _after(position: Position) -> Position:
-    return Position(position.epoch, position.index + 1)
+    return Position(position.epoch, position.batch + 1)
 
 
-def _backward(
-    parallel: nn.Module,
-    task: Task,
-    micro_batches: list[Any],
-    update: int,
-    config: TrainConfig,
-    process: Process,
-) -> dict[str, Tensor]:
+def _backward(run: Run, micro_batches: list[Any], update: int) -> dict[str, Tensor]:
     """Back-propagate the batches of one update; returns sums of this process."""
+    device = run.process.device
     sums: dict[str, Tensor] = {}
     for index, batch in enumerate(micro_batches):
-        if process.world_size > 1:
+        if isinstance(run.parallel, DistributedDataParallel):
             # Gradients travel once per update; DDP's no_sync() is the same switch as a context.
-            parallel.require_backward_grad_sync = index == len(micro_batches) - 1
-        with torch.autocast(
-            process.device.type, torch.bfloat16, enabled=config.precision == "bf16"
-        ):
-            output = task.loss(parallel, batch, update)
+            run.parallel.require_backward_grad_sync = index == len(micro_batches) - 1
+        with torch.autocast(device.type, torch.bfloat16, enabled=run.config.precision == "bf16"):
+            output = run.task.loss(run.parallel, batch, update)
         output.loss.backward()  # type: ignore[no-untyped-call]
         parts = {
             **output.terms,
@@ -175,62 +180,60 @@ def _backward(
             "seconds": torch.tensor(batch.seconds),
         }
         for name, value in parts.items():
-            wide = value.to(process.device, torch.float64)
+            wide = value.to(device, torch.float64)
             sums[name] = sums[name] + wide if name in sums else wide
     return sums
 
 
-def _reduce(sums: dict[str, Any], signals: StopSignals, process: Process) -> int:
-    """Replace the sums by those over all processes; returns the signal that any of them got."""
-    names = sorted(sums)
+def _reduce(
+    local: dict[str, Tensor], signals: StopSignals, process: Process
+) -> tuple[dict[str, float], int]:
+    """Sums over all processes, and the signal that any of them got."""
+    names = sorted(local)
     flags = [float(signals.received == signal.SIGINT), float(signals.received is not None)]
-    flat = torch.stack([*(sums[name] for name in names), *torch.tensor(flags).to(sums["loss"])])
+    flat = torch.stack([*(local[name] for name in names), *torch.tensor(flags).to(local["loss"])])
     *values, interrupts, stops = all_sum(flat, process).tolist()
-    sums.update(zip(names, values, strict=True))
-    return signal.SIGINT if interrupts else signal.SIGTERM if stops else 0
+    stop = signal.SIGINT if interrupts else signal.SIGTERM if stops else 0
+    return dict(zip(names, values, strict=True)), int(stop)
 
 
-def _means(task: Task, sums: Mapping[str, float]) -> dict[str, float]:
+def _means(task: Task, sums: Mapping[str, float], last: Mapping[str, float]) -> dict[str, float]:
     size = max(sums["sample_size"], 1.0)
-    return {"loss": sums["loss"] / size, **task.metrics(sums, size)}
+    means = {"loss": sums["loss"] / size, **task.metrics(sums, size)}
+    return {**means, "lr": last["lr"], "grad_norm": last["grad_norm"]}
 
 
-def _validate(model: nn.Module, task: Task, step: int, log: RunLog) -> float:
-    model.eval()
+def _validate(run: Run, step: int, log: RunLog) -> float:
+    run.model.eval()
     with torch.no_grad():
-        values, score = task.validate(model)
+        values, score = run.task.validate(run.model)
     log.write("valid", step, values)
     return score
 
 
-def _normalize_gradients(
-    model: nn.Module, sums: Mapping[str, float], clip: float, process: Process
-) -> float:
+def _normalize_gradients(run: Run, sample_size: float) -> float:
     """Divide by the global sample size (DDP has divided by the processes) and clip."""
-    scale = process.world_size / max(sums["sample_size"], 1.0)
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    scale = run.process.world_size / max(sample_size, 1.0)
+    clip = run.optim_config.clip
+    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
     torch._foreach_mul_(gradients, scale)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip if clip > 0 else math.inf)
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), clip if clip > 0 else math.inf)
     return float(norm)
 
 
 def _check_finite(
-    sums: Mapping[str, float],
-    norm: float,
-    update: int,
-    micro_batches: list[Any],
-    checkpoints: state.CheckpointFolder,
-    folder: Path,
+    run: Run, sums: Mapping[str, float], update: int, micro_batches: list[Any]
 ) -> None:
+    norm = sums["grad_norm"]
     if math.isfinite(sums["loss"]) and math.isfinite(norm):
         return
     ids = [utterance for batch in micro_batches for utterance in batch.ids]
-    report = folder / "log" / f"nonfinite-{update}.json"
-    write_json(report, {"update": update, "sums": dict(sums), "norm": norm, "utterances": ids})
-    good = checkpoints.latest()
+    report = run.folder / "log" / f"nonfinite-{update}.json"
+    write_json(report, {"update": update, "sums": dict(sums), "utterances": ids})
+    good = run.checkpoints.latest()
     raise NumericsError(
         f"the loss of update {update} is {sums['loss']:g} and the gradient norm {norm:g}",
-        where=folder,
+        where=run.folder,
         expected="finite values",
         found=f"utterances listed in {report}",
         remedy=f"last good checkpoint: {good.name if good else 'none'}; check these utterances,"

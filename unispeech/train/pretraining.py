@@ -76,10 +76,11 @@ class PretrainTask:
 
     def metrics(self, sums: Mapping[str, float], size: float) -> dict[str, float]:
         """Loss terms in nats per frame and the accuracy on masked frames."""
-        terms = {"masked": sums["masked"] / size, "penalty": sums["penalty"] / size}
+        frames = max(sums["masked_frames"], 1.0)
+        terms = {"masked": sums["masked"] / frames, "penalty": sums["penalty"] / size}
         if "unmasked" in sums:
-            terms["unmasked"] = sums["unmasked"] / size
-        return {**terms, "accuracy": sums["correct"] / size}
+            terms["unmasked"] = sums["unmasked"] / max(size - frames, 1.0)
+        return {**terms, "accuracy": sums["correct"] / frames}
 
     def validate(self, model: nn.Module) -> tuple[dict[str, float], float]:
         """Masked prediction on unmixed validation utterances with masks that never change."""
@@ -87,7 +88,7 @@ class PretrainTask:
         sums = torch.zeros(3, dtype=torch.float64)
         for batch in batches(self.valid_dataset, stream, 0):
             output = self.loss(model, batch, 0)
-            parts = (output.terms["masked"], output.terms["correct"], output.sample_size)
+            parts = (output.terms["masked"], output.terms["correct"], output.terms["masked_frames"])
             sums += torch.tensor([float(part) for part in parts], dtype=torch.float64)
         masked, correct, size = all_sum(sums.to(self.process.device), self.process).tolist()
         loss = masked / max(size, 1.0)

@@ -32,7 +32,8 @@ def describe_run(
         world_size: number of processes.
     """
     flat = {k: v for k, v in flatten(config).items() if k not in NEUTRAL}
-    sums = {f"sha256({name} {p})": sha256(p) for name, paths in inputs.items() for p in paths if Path(p).is_file()}
+    files = [(name, path) for name, paths in inputs.items() for path in paths]
+    sums = {f"sha256({name} {p})": sha256(p) for name, p in files if Path(p).is_file()}
     return {**flat, "processes": world_size, **sums}
 
 
