@@ -62,7 +62,8 @@ class Corpus(NamedTuple):
 
     def overrides(self) -> list[str]:
         """What a pre-training on this corpus needs on the command line."""
-        return [f"data.train={self.train}", f"data.valid={self.valid}", f"data.labels={self.labels}"]
+        data = [f"data.train={self.train}", f"data.valid={self.valid}"]
+        return [*data, f"data.labels={self.labels}"]
 
     def ctc_overrides(self, init: Path) -> list[str]:
         """What a fine-tuning on this corpus needs on the command line."""
@@ -77,7 +78,8 @@ def make_corpus(folder: Path) -> Corpus:
     for number in range(20):
         name = f"u{number:02d}"
         samples = int(rng.integers(12000, 32000))
-        audio = np.cumsum(rng.standard_normal(samples)) * 0.003 + 0.05 * rng.standard_normal(samples)
+        audio = np.cumsum(rng.standard_normal(samples)) * 0.003
+        audio += 0.05 * rng.standard_normal(samples)
         soundfile.write(folder / f"{name}.flac", np.clip(audio, -0.9, 0.9), 16000)
         cut = Recording.from_file(folder / f"{name}.flac", recording_id=name).to_cut()
         cut.id = name

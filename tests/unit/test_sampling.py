@@ -22,7 +22,7 @@ def make_cuts(count: int) -> CutSet:
     return CutSet.from_cuts([dummy_cut(i, duration=draw.uniform(1, 9)) for i in range(count)])
 
 
-def take(count: int, **options) -> list[tuple[Position, list[str]]]:
+def take(count: int, **options: object) -> list[tuple[Position, list[str]]]:
     stream = BatchStream(make_cuts(150), CONFIG, 1, **options)
     return [(s.position, [c.id for c in s.cuts]) for s in itertools.islice(stream, count)]
 

@@ -1,0 +1,123 @@
+"""Configuration: precedence, errors, round trip, every shipped file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydantic
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unispeech.commands.decode import DecodeConfig
+from unispeech.config import Config, Paths, dump, flatten, load
+from unispeech.data.config import LabelConfig
+from unispeech.errors import ConfigError
+from unispeech.train.config import FinetuneConfig, PretrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMAS: dict[str, type[Config]] = {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "labels": LabelConfig,
+    "labels_it2": LabelConfig,
+    "decode": DecodeConfig,
+}
+SHIPPED = [p for p in sorted(ROOT.glob("egs/*/conf/*/*.yaml")) if p.stem != "sets"]
+
+
+class Inner(Config):
+    """Section of the example."""
+
+    rate: float = pydantic.Field(1.0, gt=0)
+    name: str = "a"
+
+
+class Outer(Config):
+    """Example."""
+
+    inner: Inner = Inner()
+    paths: Paths = ()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_shipped_file_fits_its_schema(path: Path) -> None:
+    load(SCHEMAS[path.stem], [path])
+
+
+def test_a_shipped_set_of_configs_is_whole() -> None:
+    for folder in (ROOT / "egs/librispeech/conf").iterdir():
+        names = {path.stem for path in folder.glob("*.yaml")}
+        assert {"labels", "pretrain", "finetune", "decode"} <= names
+
+
+def test_files_merge_left_to_right_and_the_command_line_wins(tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text("inner: {rate: 2.0, name: x}")
+    (tmp_path / "b.yaml").write_text("inner: {rate: 1e-3}")
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    assert load(Outer, files).inner == Inner(rate=1e-3, name="x")
+    assert load(Outer, files, ["inner.rate=5e-4"]).inner.rate == 5e-4
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="[{"), min_size=1))
+def test_paths_arrive_as_they_were_typed(path: str) -> None:
+    scalar = None
+    try:
+        scalar = yaml.safe_load(path)
+    except yaml.YAMLError:
+        scalar = path
+    if isinstance(scalar, bool | int | float) or scalar is None or _number(path):
+        return
+    assert load(Outer, [], [f"inner.name={path}", f"paths={path}"]) == Outer(
+        inner=Inner(name=path), paths=(path,)
+    )
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_list_of_paths() -> None:
+    assert load(Outer, [], ["paths=[a b, c]"]).paths == ("a b", "c")
+    assert load(Outer, [], ["paths="]).paths == ()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("inner.rte=1", "command line: unknown key 'inner.rte'; did you mean 'rate'?"),
+        ("inner.rate=-1", "key 'inner.rate': Input should be greater than 0"),
+        ("inner.rate=fast", "found 'fast'"),
+        ("inner=3", "key 'inner'"),
+        (".=3", "expected key=value"),
+        ("paths=[a", "not valid YAML"),
+    ],
+)
+def test_messages(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(Outer, [], [override])
+    assert message in str(error.value)
+
+
+def test_file_errors_name_the_file(tmp_path) -> None:
+    path = tmp_path / "x.yaml"
+    for text in ("inner: [", "- 1", "inner: {rate: zero}"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"x\.yaml"):
+            load(Outer, [path])
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(Outer, [tmp_path / "absent.yaml"])
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_resolved_configuration_is_a_valid_input(path: Path, tmp_path) -> None:
+    schema = SCHEMAS[path.stem]
+    config = load(schema, [path])
+    (tmp_path / "resolved.yaml").write_text(dump(config))
+    assert load(schema, [tmp_path / "resolved.yaml"]) == config
+    assert flatten(config)
