@@ -10,8 +10,8 @@ set -euo pipefail
 # options
 stage=0                  # first stage to run
 stop_stage=7             # last stage to run
-tiny=false               # true: a small synthesised corpus and a small model, minutes on two cores
-corpora=                 # folder of the corpora (with --tiny true: made here when empty)
+tiny=false               # true: a small model on a small corpus, in minutes on two cores
+corpora=                 # folder of the corpora (with --tiny true: synthesised when not given)
 layout=librispeech       # librispeech, or folder: the tables and Kaldi folders of conf's sets.yaml
 conf=                    # folder of the configurations (default: conf/wavlm_base, or conf/tiny)
 exp=                     # experiment folder (default: exp/<name of the conf folder>)
@@ -26,6 +26,7 @@ order=3                  # order of the language model that is estimated
 backend=auto             # decoder: auto, kaldi or k2
 ngpu=0                   # GPUs of this machine to train on (0: all there are, else --nj cores)
 nodes=1                  # machines to train on; start this script on each
+master=                  # HOST:PORT of the first machine, where there are several
 nj=2                     # processes that prepare data, and that train where there is no GPU
 name=LibriSpeech         # what the results call the data
 paper_model="WavLM Base"   # row of the paper that is printed beside ours
@@ -38,14 +39,12 @@ dry_run=false            # true: print the commands, run none
 . "$(dirname "${BASH_SOURCE[0]}")/../../utils/recipe.sh" "$@"
 
 paper=(--paper-model "$paper_model" --paper-hours "$paper_hours")
-if $tiny; then
-  conf=${conf:-conf/tiny} corpora=${corpora:-$recipe/corpora/tiny} name="synthesised speech"
-  pretrain_parts=train-clean-100 dev=dev-clean tests=test-clean paper=()
-fi
+if $tiny; then conf=${conf:-conf/tiny} pretrain_parts=train-clean-100 dev=dev-clean tests=test-clean paper=(); fi
 if [[ $layout == folder ]]; then dev=dev tests=test paper=(); fi
 conf=${conf:-conf/wavlm_base}
 exp=${exp:-$recipe/exp/${conf##*/}}
-data=$exp/data lang=$exp/lang
+data=$exp/data lang=$exp/lang synthesise=false
+if $tiny && [[ -z $corpora ]]; then corpora=$exp/corpus name="synthesised speech" synthesise=true; fi
 read -ra tests <<<"$tests"
 held_out=$(IFS=,; echo "train,$dev,${tests[*]}")
 case $layout in
@@ -56,14 +55,15 @@ case $layout in
 esac
 prepare+=(--corpora "$corpora" --output "$data")
 label=(python -m unispeech label --manifests "$data/pretrain.jsonl.gz" "$data/$dev.jsonl.gz")
-train=(bash "$root/utils/launch.sh" --cpu-nproc "$nj" --nodes "$nodes")
+train=(bash "$root/utils/launch.sh" --cpu-nproc "$nj" --nodes "$nodes" ${master:+--master "$master"})
 if ((ngpu)); then train+=(--nproc "$ngpu"); fi
-if $tiny; then label+=(--alignment "$corpora/LibriSpeech/alignments/phones.ctm"); fi
+ctm=$corpora/LibriSpeech/alignments/phones.ctm   # where there is one, the labels are measured
+if $synthesise || [[ -f $ctm ]]; then label+=(--alignment "$ctm"); fi
 declare -A folder=([pretrained]=$exp/finetune) random=([pretrained]=false [scratch]=true)
 if $scratch; then folder[scratch]=$exp/finetune_scratch; fi
 
 if stage 0 "corpora: synthesise the tiny one, or check what is there"; then
-  if $tiny; then run python "$root/local/synthesise_librispeech.py" --output "$corpora" --jobs "$nj"; fi
+  if $synthesise; then run python "$root/local/synthesise_librispeech.py" --output "$corpora" --jobs "$nj"; fi
   run "${prepare[@]}" --check
 fi
 

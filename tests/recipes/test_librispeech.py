@@ -1,0 +1,141 @@
+"""The LibriSpeech recipe, end to end, on the corpus that it synthesises."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from lhotse import CutSet
+
+pytestmark = pytest.mark.recipe
+
+TINY = ["--tiny", "true"]
+
+
+def arguments(repo: Path, exp: Path, *more: str) -> list[str]:
+    return ["bash", str(repo / "egs/librispeech/run.sh"), *TINY, "--exp", str(exp), *more]
+
+
+def environment() -> dict[str, str]:
+    # The recipe sets the threads itself; it uses the environment that runs the tests.
+    kept = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    return {**kept, "UNISPEECH_PYTHON": sys.executable}
+
+
+def recipe(repo: Path, exp: Path, *more: str, timeout: float = 1500) -> str:
+    result = subprocess.run(
+        arguments(repo, exp, *more),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def exp(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe") / "with space"
+    recipe(repo, folder)
+    return folder
+
+
+def word_errors(exp: Path, method: str) -> dict:
+    return json.loads((exp / f"infer/pretrained/test-clean/{method}/wer.json").read_text())
+
+
+def test_word_error_rates(exp: Path) -> None:
+    greedy, graph = word_errors(exp, "greedy"), word_errors(exp, "graph")
+    assert graph["wer"] <= 20
+    assert graph["wer"] < greedy["wer"]
+    assert graph["low"] <= graph["wer"] <= graph["high"]
+
+
+def test_corpus_is_as_large_and_as_varied_as_asked(exp: Path) -> None:
+    sets = {name: CutSet.from_file(exp / f"data/{name}.jsonl.gz") for name in
+            ("train", "dev-clean", "test-clean")}  # fmt: skip
+    speakers = {name: {c.supervisions[0].speaker for c in cuts} for name, cuts in sets.items()}
+    assert sum(map(len, speakers.values())) == len(set.union(*speakers.values())) >= 24
+    assert sum(cut.duration for cut in sets["train"]) >= 20 * 60
+    words = {w for cut in sets["train"] for w in cut.supervisions[0].text.split()}
+    assert len(words) >= 300
+
+
+def test_pretraining_learned_and_labels_were_measured(exp: Path) -> None:
+    rows = [json.loads(line) for line in (exp / "pretrain_it1/metrics.jsonl").open()]
+    valid = [row["loss"] for row in rows if row["phase"] == "valid"]
+    assert valid[-1] < valid[0]
+    quality = json.loads((exp / "data/labels/it1/labels.json").read_text())["quality"]
+    # Clusters of MFCC know far more of the phone than chance.
+    assert quality["pnmi"] > 0.2
+
+
+def test_report_is_written(exp: Path) -> None:
+    rows = json.loads((exp / "report/results.json").read_text())
+    assert {row["metric"] for row in rows} == {"WER"}
+    page = (exp / "report/index.html").read_text()
+    assert "launch.sh" in page
+    assert "<svg" in page or "data:image" in page
+
+
+def test_second_run_skips_everything(repo: Path, exp: Path) -> None:
+    files = [*exp.glob("pretrain_it1/checkpoints/*"), *exp.glob("data/**/*"), *exp.glob("lang/*")]
+    files += [*exp.glob("finetune/checkpoints/*"), *exp.glob("infer/**/emissions.npy")]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert recipe(repo, exp).count("skipped") >= 10
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_second_iteration_labels_from_our_own_model(repo: Path, exp: Path) -> None:
+    options = ["--iterations", "2", "--stage", "3", "--stop-stage", "3"]
+    # One update per checkpoint of its own folder: the first iteration is skipped as finished.
+    log = recipe(repo, exp, *options, "--exp", str(exp))
+    description = json.loads((exp / "data/labels/it2/labels.json").read_text())
+    assert description["rate"] == 50
+    assert description["origin"]["feature"] == "layer"
+    assert "already trained, skipped" in log
+
+
+def test_interrupt_ends_with_130_and_the_same_command_continues(repo: Path, tmp_path: Path) -> None:
+    exp = tmp_path / "exp"
+    options = ["--stop-stage", "1"]
+    process = subprocess.Popen(
+        arguments(repo, exp, *options),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(exp.glob("**/.tmp-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert not (exp / "corpus/LibriSpeech").exists()
+    recipe(repo, exp, *options)
+    assert (exp / "data/train.jsonl.gz").is_file()
+
+
+def test_missing_corpus_says_what_to_do(repo: Path, tmp_path: Path) -> None:
+    script = ["bash", str(repo / "egs/librispeech/run.sh"), "--exp", str(tmp_path / "e")]
+    for options, code, words in (
+        ([], 2, "--corpora is missing"),
+        (["--corpora", str(tmp_path / "none")], 65, "none"),
+    ):
+        result = subprocess.run(
+            [*script, *options], env=environment(), capture_output=True, text=True, timeout=120
+        )
+        assert result.returncode == code
+        assert words in result.stderr
+        assert "Traceback" not in result.stderr
