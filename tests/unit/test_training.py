@@ -117,7 +117,8 @@ def test_finished_run_is_skipped_and_another_config_refused(
 
 def test_is_done_tells_without_training(shared_corpus, uninterrupted, tmp_path) -> None:
     options = ["pretrain", "--config", str(shared_corpus.pretrain), *shared_corpus.overrides()]
-    assert main([*options, "--output", str(uninterrupted), "--is-done", "1"]) == 0
+    for processes in ("1", "8"):
+        assert main([*options, "--output", str(uninterrupted), "--is-done", processes]) == 0
     with pytest.raises(SystemExit) as exit_:
         main([*options, "--output", str(tmp_path / "new"), "--is-done", "1"])
     assert exit_.value.code == 4

@@ -38,15 +38,20 @@ def describe_run(
 
 
 def is_done(folder: Path, flat: Mapping[str, Any]) -> bool:
-    """Whether this very run has finished.
+    """Whether this very run has finished, on however many processes.
 
     Raises:
         ConfigError: a different run has finished or begun in this folder.
     """
     record = folder / "run.json"
+    done = (folder / "done.json").is_file()
     if record.is_file():
-        check_same_config(json.loads(record.read_text()), flat, folder)
-    return (folder / "done.json").is_file()
+        saved = json.loads(record.read_text())
+        if done:
+            # A model that was trained on a cluster is as finished on a laptop.
+            saved["processes"] = flat["processes"]
+        check_same_config(saved, flat, folder)
+    return done
 
 
 def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any], where: Path) -> None:
