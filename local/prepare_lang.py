@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from unispeech.__main__ import Parser, guard
-from unispeech.data.manifests import load_cuts, transcript
 from unispeech.decode.graph import (
     BACKOFF,
     BLANK,
@@ -81,6 +80,9 @@ def read_sentences(path: str) -> list[list[str]]:
         DataError: an utterance has no transcript.
     """
     sentences = []
+    # Imported only here: a finished folder is skipped without it.
+    from unispeech.data.manifests import load_cuts, transcript
+
     for cut in load_cuts(path):
         words = transcript(cut).split()
         if not words:
@@ -172,6 +174,8 @@ def report(
         f"graph {graph['states']} states {graph['arcs']} arcs"
     )
     if args.dev:
+        from unispeech.data.manifests import load_cuts, transcript
+
         sentences = [transcript(cut).split() for cut in load_cuts(args.dev)]
         found = model.perplexity([s for s in sentences if s])
         running = [word for sentence in sentences for word in sentence]

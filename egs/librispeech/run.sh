@@ -6,7 +6,6 @@
 #   bash egs/librispeech/run.sh --corpora /data/corpora --ngpu 8
 #   bash egs/librispeech/run.sh --corpora /data/corpora --layout folder --conf conf/mini
 set -euo pipefail
-
 # options
 stage=0                  # first stage to run
 stop_stage=7             # last stage to run
@@ -24,10 +23,11 @@ scratch=false            # true: also fine-tune the same network from random wei
 arpa=                    # language model to use as it is (default: estimated on the training text)
 order=3                  # order of the language model that is estimated
 backend=auto             # decoder: auto, kaldi or k2
-ngpu=0                   # GPUs of this machine to train on (0: all there are, else --nj cores)
+ngpu=0                   # GPUs of this machine to train on (0: all there are)
+nproc=1                  # processes that train where there is no GPU; each gets its share of cores
 nodes=1                  # machines to train on; start this script on each
 master=                  # HOST:PORT of the first machine, where there are several
-nj=2                     # processes that prepare data, and that train where there is no GPU
+nj=2                     # processes that prepare data
 name=LibriSpeech         # what the results call the data
 paper_model="WavLM Base"   # row of the paper that is printed beside ours
 paper_hours=100          # hours of transcribed speech of that row
@@ -55,7 +55,7 @@ case $layout in
 esac
 prepare+=(--corpora "$corpora" --output "$data")
 label=(python -m unispeech label --manifests "$data/pretrain.jsonl.gz" "$data/$dev.jsonl.gz")
-train=(bash "$root/utils/launch.sh" --cpu-nproc "$nj" --nodes "$nodes" ${master:+--master "$master"})
+train=(bash "$root/utils/launch.sh" --cpu-nproc "$nproc" --nodes "$nodes" ${master:+--master "$master"})
 if ((ngpu)); then train+=(--nproc "$ngpu"); fi
 ctm=$corpora/LibriSpeech/alignments/phones.ctm   # where there is one, the labels are measured
 if $synthesise || [[ -f $ctm ]]; then label+=(--alignment "$ctm"); fi

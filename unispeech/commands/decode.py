@@ -14,7 +14,6 @@ from typing import Any
 import pydantic
 
 from unispeech.config import load
-from unispeech.data.manifests import load_cuts, transcript
 from unispeech.decode import engine, graph
 from unispeech.decode.emissions import EmissionReader
 from unispeech.decode.results import fingerprint, is_decoded, read_json, write_decoded
@@ -114,6 +113,10 @@ def _tune(
     stored = read_json(path)
     if stored.get("inputs") == inputs:
         return stored
+
+    # Imported only now: skipping what is there takes no time.
+    from unispeech.data.manifests import load_cuts, transcript
+
     references = {cut.id: transcript(cut) for cut in load_cuts(args.tune_reference)}
     decoder = engine.open_decoder(backend, args.lang, len(reader.tokens), search)
     found = tune_decoder(decoder, reader, language.words, references, _count, config.tune)

@@ -11,7 +11,6 @@ import argparse
 import json
 from pathlib import Path
 
-from unispeech.data.manifests import load_cuts, speaker, transcript
 from unispeech.errors import DataError, UsageError
 from unispeech.score.wer import WordErrors, cer, compare, format_alignments, format_line, wer
 from unispeech.storage import sha256, write_json, write_text
@@ -33,6 +32,16 @@ def run(args: argparse.Namespace) -> None:
     """Score one or more systems on one set."""
     if args.resamples < 1:
         raise UsageError("--resamples must be at least 1", found=args.resamples)
+    folders = [Path(folder) for folder in args.hypothesis]
+    lines = [_stored(folder, _inputs(args, folder)) for folder in folders]
+    if all(lines) and not args.compare:
+        for line in lines:
+            print(f"{line}  (already scored, skipped)")
+        return
+
+    # Imported only now: skipping what is there takes no time.
+    from unispeech.data.manifests import load_cuts, speaker, transcript
+
     cuts = list(load_cuts(args.reference))
     references = {cut.id: transcript(cut) for cut in cuts}
     if not any(references.values()):
@@ -42,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
             remedy="score a set whose supervisions carry text",
         )
     speakers = {cut.id: speaker(cut) for cut in cuts if speaker(cut)}
-    for folder in map(Path, args.hypothesis):
+    for folder in folders:
         _score(args, folder, references, speakers)
         if args.compare and folder.resolve() != Path(args.compare).resolve():
             _compare(args, folder, Path(args.compare), references)
@@ -52,16 +61,10 @@ def _score(
     args: argparse.Namespace, folder: Path, references: dict[str, str], speakers: dict[str, str]
 ) -> None:
     hypotheses = _read_text(folder)
-    inputs = {
-        "hypothesis_sha256": sha256(folder / "text"),
-        "reference_sha256": sha256(args.reference),
-        "allow_missing": args.allow_missing,
-        "resamples": args.resamples,
-        "seed": args.seed,
-    }
+    inputs = _inputs(args, folder)
     done = _stored(folder, inputs)
     if done:
-        print(f"{done}  (already scored)")
+        print(f"{done}  (already scored, skipped)")
         return
     (folder / "wer.json").unlink(missing_ok=True)
     settings = (args.resamples, args.seed, args.allow_missing)
@@ -72,6 +75,19 @@ def _score(
     rates = {"cer": characters.summary()["wer"], "line": line}
     write_json(folder / "wer.json", {**words.summary(), **rates, **inputs})
     print(line)
+
+
+def _inputs(args: argparse.Namespace, folder: Path) -> dict[str, object]:
+    def digest(path: Path) -> str | None:
+        return sha256(path) if path.is_file() else None
+
+    return {
+        "hypothesis_sha256": digest(folder / "text"),
+        "reference_sha256": digest(Path(args.reference)),
+        "allow_missing": args.allow_missing,
+        "resamples": args.resamples,
+        "seed": args.seed,
+    }
 
 
 def _compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -79,8 +80,8 @@ def choose_backend(name: Backend) -> str:
     Raises:
         DependencyError: k2 was asked for by name and cannot be imported.
     """
-    if name == "kaldi":
-        return name
+    if name == "kaldi" or (name == "auto" and importlib.util.find_spec("k2") is None):
+        return "kaldi"
     import torch
 
     from unispeech.decode import k2
