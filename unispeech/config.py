@@ -22,9 +22,35 @@ _Flat = dict[tuple[str, ...], str]
 
 
 class Config(pydantic.BaseModel):
-    """Base of every configuration section: frozen, unknown keys forbidden."""
+    """Base of every configuration section: frozen, unknown keys forbidden.
+
+    A section that is given in part keeps the rest of its field's default, so that a file holds
+    differences only, at any depth.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _complete_sections(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        complete = dict(values)
+        for name, field in cls.model_fields.items():
+            given, default = complete.get(name), field.default
+            if isinstance(given, dict) and isinstance(default, Config):
+                complete[name] = _overlay(default.model_dump(), given)
+        return complete
+
+
+def _overlay(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `update`, section by section."""
+    merged = dict(base)
+    for key, value in update.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _overlay(old, value) if both else value  # type: ignore[arg-type]
+    return merged
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

@@ -14,7 +14,7 @@ from unispeech.commands.decode import DecodeConfig
 from unispeech.config import Config, Paths, dump, flatten, load
 from unispeech.data.config import LabelConfig
 from unispeech.errors import ConfigError
-from unispeech.train.config import FinetuneConfig, PretrainConfig
+from unispeech.train.config import FinetuneConfig, OptimConfig, PretrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS: dict[str, type[Config]] = {
@@ -58,6 +58,18 @@ def test_files_merge_left_to_right_and_the_command_line_wins(tmp_path) -> None:
     files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
     assert load(Outer, files).inner == Inner(rate=1e-3, name="x")
     assert load(Outer, files, ["inner.rate=5e-4"]).inner.rate == 5e-4
+
+
+def test_a_section_given_in_part_keeps_its_fields_defaults() -> None:
+    """FinetuneConfig's optimizer is not OptimConfig's: one key must not change the others."""
+    plain, changed = load(FinetuneConfig), load(FinetuneConfig, [], ["optim.lr=1.0"])
+    assert changed.optim == plain.optim.model_copy(update={"lr": 1.0})
+    assert changed.optim.schedule == "tri_stage"
+    deep = load(FinetuneConfig, [], ["ctc.channel_mask.prob=0.1"])
+    assert deep.ctc.channel_mask.length == 64
+    assert deep.ctc.time_mask == plain.ctc.time_mask
+    # What was built in Python is left as it is.
+    assert FinetuneConfig(optim=OptimConfig()).optim == OptimConfig()
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="[{"), min_size=1))

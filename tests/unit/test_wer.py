@@ -143,7 +143,7 @@ def test_score_command(reference: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert stored["cer"] == pytest.approx(100 / 16, abs=1e-3)
     assert "u2  1 / 3" in (Path(good) / "alignments.txt").read_text()
     assert main(argv[:-2]) == 0
-    assert capsys.readouterr().out.strip() == first + "  (already scored)"
+    assert capsys.readouterr().out.strip() == first + "  (already scored, skipped)"
     (Path(good) / "text").write_text("u1 THE CAT\nu2 A DOG RAN\n")
     assert main(argv[:-2]) == 0
     assert capsys.readouterr().out.startswith("%WER 0.00")

@@ -25,6 +25,9 @@ from unispeech.errors import DataError, UnispeechError
 FloatArray = npt.NDArray[np.float32]
 Batch = TypeVar("Batch")
 
+PADDING_SAMPLES = 8000
+"""Transcribed batches are padded to a multiple of this."""
+
 
 class PretrainBatch(NamedTuple):
     """One batch of masked prediction."""
@@ -207,7 +210,9 @@ class CtcDataset(Dataset[CtcBatch]):
         targets = [self.tokenizer.encode(transcript(cut)) for cut in spec.cuts]
         ids = [cut.id for cut in spec.cuts]
         lengths = [len(waveform) for waveform in audio]
-        waveforms = torch.zeros(len(audio), max(lengths))
+        # Lengths that repeat: kernels that are compiled for each shape are then found again.
+        size = -(-max(lengths) // PADDING_SAMPLES) * PADDING_SAMPLES
+        waveforms = torch.zeros(len(audio), size)
         for row, waveform in zip(waveforms, audio, strict=True):
             row[: len(waveform)] = torch.from_numpy(waveform)
         return CtcBatch(
