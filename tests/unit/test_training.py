@@ -143,7 +143,7 @@ def test_two_processes_take_the_gradient_of_both_batches(
         streams = []
         for rank in ranks:
             twin = PretrainTask(self.config, rank)
-            stream = twin._stream(twin.train_cuts, start, None)
+            stream = twin._stream(twin.train_cuts, start)
             streams.append(batches(twin.dataset, stream, 0))
         while True:
             yield from (next(stream) for stream in streams)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,13 +16,13 @@ from unispeech.data.datasets import (
     check_transcribed,
     load_manifests,
 )
-from unispeech.data.sampling import BatchStream, Position, stable_seed
+from unispeech.data.sampling import Position, stable_seed
 from unispeech.data.tokens import Tokenizer
 from unispeech.models.config import EncoderConfig
 from unispeech.models.ctc import CtcModel, ctc_loss
 from unispeech.train.config import FinetuneConfig
 from unispeech.train.parallel import Process, all_sum
-from unispeech.train.task import LossOutput
+from unispeech.train.task import LossOutput, batch_stream
 
 EditDistance = Callable[[Sequence[Any], Sequence[Any]], int]
 
@@ -63,21 +64,18 @@ class CtcTask:
             for paths in (data.train, data.valid)
         )
 
+        self._stream = functools.partial(
+            batch_stream, config=config.data.batching, seed=config.train.seed, process=process
+        )
+
     def model(self) -> CtcModel:
         """A new model; the same weights on every process."""
         torch.manual_seed(self.config.train.seed)
         return CtcModel(self.encoder, self.config.ctc, len(self.tokenizer))
 
-    def _stream(self, cuts: Any, start: Position, epochs: int | None) -> BatchStream:
-        seed = self.config.train.seed
-        rank, world_size = self.process.rank, self.process.world_size
-        return BatchStream(
-            cuts, self.config.data.batching, seed, rank, world_size, start, epochs
-        )
-
     def batches(self, start: Position) -> Iterator[CtcBatch]:
         """Endless training batches from `start` on."""
-        stream = self._stream(self.train_cuts, start, None)
+        stream = self._stream(self.train_cuts, start)
         return batches(self.dataset, stream, self.config.data.batching.workers)
 
     def loss(self, model: nn.Module, batch: CtcBatch, update: int) -> LossOutput:
@@ -104,7 +102,7 @@ class CtcTask:
         assert isinstance(model, CtcModel)
         device = self.process.device
         sums = torch.zeros(6, dtype=torch.float64)
-        for batch in batches(self.dataset, self._stream(self.valid_cuts, Position(0, 0), 1), 0):
+        for batch in batches(self.dataset, self._stream(self.valid_cuts, epochs=1), 0):
             log_probs, frames = model(batch.waveforms.to(device), batch.lengths.to(device))
             loss = ctc_loss(log_probs, frames, batch.targets.to(device), batch.target_lengths)
             best = log_probs.argmax(-1).cpu()

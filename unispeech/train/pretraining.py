@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,11 +15,11 @@ from unispeech.data.datasets import (
     load_manifests,
 )
 from unispeech.data.labels import LabelStore, manifest_name
-from unispeech.data.sampling import BatchStream, Position, stable_seed
+from unispeech.data.sampling import Position, stable_seed
 from unispeech.models.pretraining import MaskedPredictionModel
 from unispeech.train.config import PretrainConfig
 from unispeech.train.parallel import Process, all_sum
-from unispeech.train.task import LossOutput
+from unispeech.train.task import LossOutput, batch_stream
 
 
 class PretrainTask:
@@ -41,6 +41,10 @@ class PretrainTask:
         self.train_cuts = self.dataset.usable(load_manifests(data.train))
         self.valid_cuts = self.valid_dataset.usable(load_manifests(data.valid))
 
+        self._stream = functools.partial(
+            batch_stream, config=config.data.batching, seed=config.train.seed, process=process
+        )
+
     def model(self) -> MaskedPredictionModel:
         """A new model; the same weights on every process."""
         torch.manual_seed(self.config.train.seed)
@@ -48,16 +52,9 @@ class PretrainTask:
             self.config.model, self.config.objective, self.labels.clusters
         )
 
-    def _stream(self, cuts: Any, start: Position, epochs: int | None) -> BatchStream:
-        seed = self.config.train.seed
-        rank, world_size = self.process.rank, self.process.world_size
-        return BatchStream(
-            cuts, self.config.data.batching, seed, rank, world_size, start, epochs
-        )
-
     def batches(self, start: Position) -> Iterator[PretrainBatch]:
         """Endless training batches from `start` on."""
-        stream = self._stream(self.train_cuts, start, None)
+        stream = self._stream(self.train_cuts, start)
         return batches(self.dataset, stream, self.config.data.batching.workers)
 
     def loss(self, model: nn.Module, batch: PretrainBatch, update: int) -> LossOutput:
@@ -84,7 +81,7 @@ class PretrainTask:
 
     def validate(self, model: nn.Module) -> tuple[dict[str, float], float]:
         """Masked prediction on unmixed validation utterances with masks that never change."""
-        stream = self._stream(self.valid_cuts, Position(0, 0), 1)
+        stream = self._stream(self.valid_cuts, epochs=1)
         sums = torch.zeros(3, dtype=torch.float64)
         for batch in batches(self.valid_dataset, stream, 0):
             output = self.loss(model, batch, 0)

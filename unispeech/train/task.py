@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from unispeech.data.sampling import Position
+from unispeech.data.config import BatchingConfig
+from unispeech.data.sampling import BEGINNING, BatchStream, Position
+from unispeech.train.parallel import Process
 
 
 class LossOutput(NamedTuple):
@@ -47,3 +49,16 @@ class Task(Protocol):
     def validate(self, model: nn.Module) -> tuple[dict[str, float], float]:
         """Metrics on the validation data of this process, and the score (lower is better)."""
         ...
+
+
+def batch_stream(
+    cuts: Any,
+    start: Position = BEGINNING,
+    epochs: int | None = None,
+    *,
+    config: BatchingConfig,
+    seed: int,
+    process: Process,
+) -> BatchStream:
+    """The batches of `cuts`, a CutSet, for one process; arguments as in `BatchStream`."""
+    return BatchStream(cuts, config, seed, process.rank, process.world_size, start, epochs)
