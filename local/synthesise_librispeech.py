@@ -40,7 +40,7 @@ VERSION = 1
 SAMPLING_RATE = 16000
 LM_SENTENCES = 20000
 # Part, number of speakers, share of the training minutes.
-PARTS = {"train-clean-100": (32, 1.0), "dev-clean": (6, 2 / 22), "test-clean": (6, 4 / 22)}
+PARTS = {"train-clean-100": (32, 1.0), "dev-clean": (6, 1 / 22), "test-clean": (6, 2 / 22)}
 # Variants of espeak-ng that sound like people and differ from one another.
 FEMALE = """f1 f2 f3 f4 f5 Alicia Andrea Annie anika belinda grandma linda steph steph2 steph3
     shelby"""
@@ -249,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for LibriSpeech/")
-    parser.add_argument("--minutes", type=float, default=22.0, help="minutes of training speech")
+    parser.add_argument("--minutes", type=float, default=66.0, help="minutes of training speech")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     args = parser.parse_args(argv)

@@ -37,8 +37,6 @@ class CtcTask:
         edit_distance: counts the edits between two sequences, for the validation.
     """
 
-    has_unused = True
-
     def __init__(
         self,
         config: FinetuneConfig,
@@ -50,6 +48,9 @@ class CtcTask:
         self.encoder = encoder
         self.process = process
         self.edit_distance = edit_distance
+        self.has_unused = (
+            encoder.layer_drop > 0 or encoder.feature_grad_mult == 0 or config.freeze_updates > 0
+        )
         data = config.data
         self.tokenizer = Tokenizer(data.tokens)
         self.dataset = CtcDataset(self.tokenizer, config.train.seed, encoder.normalize)
