@@ -392,11 +392,3 @@ def test_config_files_lose_the_path_of_the_clone() -> None:
         "finetune", [], {}, {}, "", "x --config /a/egs/l/conf/a.yaml --config=conf/b.yaml"
     )
     assert training.config_files == ["egs/l/conf/a.yaml", "conf/b.yaml"]
-
-
-def test_the_published_results_are_rendered_from_their_records(repo: Path) -> None:
-    folders = sorted(path.parent for path in repo.glob("egs/*/results.json"))
-    assert folders
-    for folder in folders:
-        records = results.read(folder / "results.json")
-        assert (folder / "RESULTS.md").read_text(encoding="utf-8") == results.render(records)

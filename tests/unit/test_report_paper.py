@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from unispeech.report import paper
+from unispeech.report import paper, results
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,11 @@ def test_both_papers_agree_on_shared_numbers() -> None:
     shared = tables["WavLM"].keys() & tables["ILS-SSL"].keys()
     assert len(shared) == 30
     assert all(tables["WavLM"][label] == tables["ILS-SSL"][label] for label in shared)
+
+
+def test_the_published_results_are_rendered_from_their_records(repo: Path) -> None:
+    folders = sorted(path.parent for path in repo.glob("egs/*/results.json"))
+    assert folders
+    for folder in folders:
+        records = results.read(folder / "results.json")
+        assert (folder / "RESULTS.md").read_text(encoding="utf-8") == results.render(records)

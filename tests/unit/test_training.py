@@ -207,12 +207,25 @@ def test_full_disk_keeps_the_older_checkpoint(shared_corpus, tmp_path, monkeypat
     assert run_here(shared_corpus, tmp_path / "run") == 0
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_really_full_device_is_a_clear_error() -> None:
-    from unispeech.errors import StorageError
-
-    with pytest.raises((StorageError, OSError)):
-        state.save(Path("/dev/full/x.pt"), {"model": {}})
+def test_a_write_that_really_fails_is_a_clear_error(tmp_path) -> None:
+    """The system refuses files over a kilobyte, as a full disk or a quota would."""
+    code = f"""
+import resource, signal, torch
+from pathlib import Path
+from unispeech.errors import StorageError
+from unispeech.train import state
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+try:
+    state.save(Path({str(tmp_path)!r}) / "x.pt", {{"model": {{"w": torch.zeros(100000)}}}})
+except StorageError as error:
+    print(error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
+    )
+    assert "cannot write the checkpoint" in result.stdout, result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_finetune_freezes_then_learns_and_keeps_the_tokens(shared_corpus, uninterrupted, tmp_path):

@@ -29,8 +29,6 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
             torch.save(dict(state), temporary)
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as a RuntimeError of its zip writer.
-        if isinstance(error, RuntimeError) and "riter" not in str(error):
-            raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise StorageError(
             "cannot write the checkpoint",
