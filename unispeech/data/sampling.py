@@ -101,12 +101,11 @@ class BatchStream(Sampler[BatchSpec]):
         lhotse fills up the last batches with renamed copies so that every process has as many.
         Training needs them; a single pass over a set counts each utterance once.
         """
-        copies = [cut for cut in cuts if cut.id not in self._by_id]
-        if self.epochs is not None:
-            copies = []
         own = [cut for cut in cuts if cut.id in self._by_id]
-        seen = {cut.id for cut in own}
-        names = {cut.id.rpartition("_dup")[0] for cut in copies} - seen
+        if self.epochs is not None:
+            return own
+        copies = {cut.id.rpartition("_dup")[0] for cut in cuts if cut.id not in self._by_id}
+        names = copies - {cut.id for cut in own}
         return own + [self._by_id[name] for name in sorted(names)]
 
 
