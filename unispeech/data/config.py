@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
 from unispeech.config import Config
+
+Speeds = Annotated[
+    tuple[Annotated[float, pydantic.Field(ge=0.5, le=2)], ...], pydantic.Field(min_length=1)
+]
+"""Speeds of which each utterance draws one in each epoch; Kaldi's recipes take 0.9, 1 and 1.1."""
 
 
 class KMeansConfig(Config):
@@ -27,6 +32,9 @@ class LabelConfig(Config):
     """What is clustered; defaults are HuBERT's first iteration."""
 
     feature: Literal["mfcc", "layer"] = "mfcc"
+    cmvn: bool = False
+    """Normalise the MFCC of each utterance (mean and variance). HuBERT does not; where corpora
+    differ in channel and level, clusters otherwise tell these apart instead of sounds."""
     checkpoint: str = ""
     """Trained model whose layer is clustered."""
     layer: int = pydantic.Field(6, ge=0)

@@ -19,6 +19,12 @@ from unispeech.data.labels import LabelStore
 from unispeech.data.manifests import SAMPLING_RATE, load_cuts, read_audio, transcript
 from unispeech.data.mixing import mix_batch
 from unispeech.data.sampling import BatchSpec, BatchStream, Position, stable_seed
+from unispeech.data.speed import (
+    change_label_speed,
+    change_speed,
+    draw_speed,
+    samples_at_speed,
+)
 from unispeech.data.tokens import Tokenizer
 from unispeech.errors import DataError, UnispeechError
 
@@ -88,6 +94,7 @@ class PretrainDataset(Dataset[PretrainBatch]):
         hop: int,
         is_normalized: bool,
         noises: Sequence[MonoCut] = (),
+        speeds: tuple[float, ...] = (1.0,),
     ) -> None:
         self.labels = labels
         self.crop = crop
@@ -95,6 +102,7 @@ class PretrainDataset(Dataset[PretrainBatch]):
         self.seed = seed
         self.is_normalized = is_normalized
         self.noises = [read_audio(cut) for cut in noises]
+        self.speeds = speeds
         ratio, remainder = divmod(labels.rate * hop, SAMPLING_RATE)
         if remainder or ratio < 1:
             raise DataError(
@@ -129,15 +137,16 @@ class PretrainDataset(Dataset[PretrainBatch]):
         epoch = spec.position.epoch
         ids = [cut.id for cut in spec.cuts]
         rngs = [np.random.default_rng(stable_seed(self.seed, epoch, i, "crop")) for i in ids]
-        samples = [cut.num_samples for cut in spec.cuts]
+        speeds = [draw_speed(self.speeds, self.seed, epoch, i) for i in ids]
+        samples = [samples_at_speed(c.num_samples, s) for c, s in zip(spec.cuts, speeds, strict=True)]
         size = self._batch_samples(samples)
         waveforms = np.zeros((len(ids), size), dtype=np.float32)
         labels = np.full((len(ids), round(size * self.labels.rate / SAMPLING_RATE)), -1)
         lengths = []
-        for row, (cut, rng) in enumerate(zip(spec.cuts, rngs, strict=True)):
-            start, audio = self._read(cut, min(size, cut.num_samples), rng)
+        for row, (cut, rng, speed) in enumerate(zip(spec.cuts, rngs, speeds, strict=True)):
+            start, audio = self._read(cut, min(size, samples[row]), rng, speed)
             waveforms[row, : len(audio)] = audio
-            own = self._labels(cut.id, start, len(audio))[: labels.shape[1]]
+            own = self._labels(cut.id, start, len(audio), speed)[: labels.shape[1]]
             labels[row, : len(own)] = own
             lengths.append(len(audio))
         rng = np.random.default_rng(stable_seed(self.seed, epoch, ids[0], "mixing"))
@@ -163,22 +172,27 @@ class PretrainDataset(Dataset[PretrainBatch]):
         return size // multiple * multiple if 0 < multiple <= size else size
 
     def _read(
-        self, cut: MonoCut, size: int, rng: np.random.Generator
+        self, cut: MonoCut, size: int, rng: np.random.Generator, speed: float
     ) -> tuple[int, FloatArray]:
         whole = _whole(cut)
-        start = int(rng.integers(whole.num_samples - size + 1))
-        if self.is_normalized:
+        start = int(rng.integers(samples_at_speed(whole.num_samples, speed) - size + 1))
+        if self.is_normalized or speed != 1.0:
+            audio = change_speed(read_audio(whole), SAMPLING_RATE, speed)
             # The reference normalises the utterance before it crops.
-            return start, normalize(read_audio(whole))[start : start + size]
+            audio = normalize(audio) if self.is_normalized else audio
+            return start, audio[start : start + size]
         piece = whole.truncate(
             offset=start / SAMPLING_RATE, duration=size / SAMPLING_RATE, preserve_id=True
         )
         return start, read_audio(piece)
 
-    def _labels(self, utterance: str, start: int, size: int) -> npt.NDArray[np.uint16]:
+    def _labels(
+        self, utterance: str, start: int, size: int, speed: float
+    ) -> npt.NDArray[np.uint16]:
         rate = self.labels.rate
         first = round(start * rate / SAMPLING_RATE)
-        return self.labels.get(utterance)[first : first + round(size * rate / SAMPLING_RATE)]
+        labels = change_label_speed(self.labels.get(utterance), speed)
+        return labels[first : first + round(size * rate / SAMPLING_RATE)]
 
 
 def _with_whole(cut: MonoCut, seconds: float) -> MonoCut:
@@ -197,14 +211,21 @@ def _whole(cut: MonoCut) -> MonoCut:
 class CtcDataset(Dataset[CtcBatch]):
     """Reads whole utterances and their transcripts."""
 
-    def __init__(self, tokenizer: Tokenizer, seed: int, is_normalized: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        seed: int,
+        is_normalized: bool,
+        speeds: tuple[float, ...] = (1.0,),
+    ) -> None:
         self.tokenizer = tokenizer
         self.seed = seed
         self.is_normalized = is_normalized
+        self.speeds = speeds
 
     def __getitem__(self, spec: BatchSpec) -> CtcBatch:
         epoch = spec.position.epoch
-        audio = [read_audio(cut) for cut in spec.cuts]
+        audio = [self._read(cut, epoch) for cut in spec.cuts]
         if self.is_normalized:
             audio = [normalize(waveform) for waveform in audio]
         targets = [self.tokenizer.encode(transcript(cut)) for cut in spec.cuts]
@@ -225,6 +246,10 @@ class CtcDataset(Dataset[CtcBatch]):
             position=spec.position,
             seconds=sum(lengths) / SAMPLING_RATE,
         )
+
+    def _read(self, cut: MonoCut, epoch: int) -> FloatArray:
+        speed = draw_speed(self.speeds, self.seed, epoch, cut.id)
+        return change_speed(read_audio(cut), SAMPLING_RATE, speed)
 
 
 def check_transcribed(

@@ -30,13 +30,20 @@ class Extractor(Protocol):
 
 
 class MfccExtractor:
-    """39 MFCC at 100 Hz."""
+    """39 MFCC at 100 Hz.
+
+    Args:
+        cmvn: normalise the cepstra of each utterance.
+    """
 
     rate = SAMPLING_RATE // SHIFT
 
+    def __init__(self, cmvn: bool) -> None:
+        self.cmvn = cmvn
+
     def features(self, waveform: FloatArray) -> FloatArray:
         """`(N,)` to `(T, 39)`."""
-        return mfcc39(waveform)
+        return mfcc39(waveform, self.cmvn)
 
 
 class LayerExtractor:
@@ -77,5 +84,5 @@ class LayerExtractor:
 def build_extractor(config: LabelConfig, encoder: Any = None) -> Extractor:
     """The extractor of a configuration; `encoder` is needed for the features of a layer."""
     if config.feature == "mfcc":
-        return MfccExtractor()
+        return MfccExtractor(config.cmvn)
     return LayerExtractor(encoder, config.layer)

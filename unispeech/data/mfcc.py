@@ -59,11 +59,20 @@ def deltas(features: FloatArray) -> FloatArray:
     return (slope / 10.0).astype(np.float32)
 
 
-def mfcc39(waveform: npt.NDArray[np.floating]) -> FloatArray:
-    """MFCC, deltas and second deltas: `(T, 39)` float32 at 100 Hz (HuBERT, section IV-A)."""
+def mfcc39(waveform: npt.NDArray[np.floating], cmvn: bool = False) -> FloatArray:
+    """MFCC, deltas and second deltas: `(T, 39)` float32 at 100 Hz (HuBERT, section IV-A).
+
+    Args:
+        waveform: `(N,)` at 16 kHz.
+        cmvn: scale each cepstrum to zero mean and unit variance over the utterance before the
+            deltas, in the order of Kaldi's `apply-cmvn | add-deltas`.
+    """
     static = mfcc(waveform)
     if len(static) == 0:
         return np.zeros((0, 3 * CEPSTRA), dtype=np.float32)
+    if cmvn:
+        spread = static.std(0)
+        static = (static - static.mean(0)) / np.where(spread > 1e-5, spread, 1.0)
     first = deltas(static)
     return np.concatenate([static, first, deltas(first)], axis=1)
 

@@ -7,7 +7,7 @@ from typing import Literal
 import pydantic
 
 from unispeech.config import Config, Paths
-from unispeech.data.config import BatchingConfig, CropConfig, MixingConfig
+from unispeech.data.config import BatchingConfig, CropConfig, MixingConfig, Speeds
 from unispeech.models.config import CtcConfig, EncoderConfig, MaskedPredictionConfig
 
 
@@ -63,6 +63,8 @@ class PretrainDataConfig(Config):
     """Manifests of noises for mixing."""
     crop: CropConfig = CropConfig()
     mixing: MixingConfig = MixingConfig()
+    speeds: Speeds = (1.0,)
+    """The papers pre-train at the recorded speed; a small corpus gains from more."""
     batching: BatchingConfig = BatchingConfig()
 
 
@@ -87,6 +89,7 @@ class CtcDataConfig(Config):
     """Longest utterance that can be trained on."""
     drop_long: bool = False
     """Leave longer utterances out instead of ending with an error."""
+    speeds: Speeds = (1.0,)
     batching: BatchingConfig = BatchingConfig(max_seconds=200.0)
 
 

@@ -53,7 +53,9 @@ class CtcTask:
         )
         data = config.data
         self.tokenizer = Tokenizer(data.tokens)
-        self.dataset = CtcDataset(self.tokenizer, config.train.seed, encoder.normalize)
+        common = (self.tokenizer, config.train.seed, encoder.normalize)
+        self.dataset = CtcDataset(*common, data.speeds)
+        self.valid_dataset = CtcDataset(*common)
         self.train_cuts, self.valid_cuts = (
             check_transcribed(
                 load_manifests(paths),
@@ -103,7 +105,7 @@ class CtcTask:
         assert isinstance(model, CtcModel)
         device = self.process.device
         sums = torch.zeros(6, dtype=torch.float64)
-        for batch in batches(self.dataset, self._stream(self.valid_cuts, epochs=1), 0):
+        for batch in batches(self.valid_dataset, self._stream(self.valid_cuts, epochs=1), 0):
             log_probs, frames = model(batch.waveforms.to(device), batch.lengths.to(device))
             loss = ctc_loss(log_probs, frames, batch.targets.to(device), batch.target_lengths)
             best = log_probs.argmax(-1).cpu()

@@ -34,7 +34,7 @@ class PretrainTask:
         self.labels = LabelStore(data.labels, names)
         noises = load_manifests(data.noise) if data.noise else ()
         common = (config.train.seed, config.model.hop, config.model.normalize)
-        self.dataset = PretrainDataset(self.labels, data.crop, data.mixing, *common, list(noises))
+        self.dataset = PretrainDataset(self.labels, data.crop, data.mixing, *common, list(noises), data.speeds)
         # The released code mixes validation utterances too; an unmixed one measures one thing.
         unmixed = data.mixing.model_copy(update={"prob": 0.0})
         self.valid_dataset = PretrainDataset(self.labels, data.crop, unmixed, *common)
