@@ -58,3 +58,15 @@ def test_39_columns_are_static_first_and_second() -> None:
     static = mfcc(waveform)
     np.testing.assert_array_equal(features[:, :13], static)
     np.testing.assert_array_equal(features[:, 26:], deltas(deltas(static)))
+
+
+def test_normalised_cepstra_come_before_the_deltas_and_hide_the_level() -> None:
+    rng = np.random.default_rng(5)
+    waveform = np.cumsum(rng.standard_normal(16000)).astype(np.float32) / 500
+    features = mfcc39(waveform, cmvn=True)
+    static = features[:, :13]
+    np.testing.assert_allclose(static.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(static.std(0), 1, atol=1e-4)
+    np.testing.assert_allclose(features[:, 13:26], deltas(static), atol=1e-6)
+    np.testing.assert_allclose(mfcc39(0.1 * waveform, cmvn=True), features, atol=0.02)
+    assert np.isfinite(mfcc39(np.zeros(16000, np.float32), cmvn=True)).all()

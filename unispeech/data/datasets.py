@@ -138,7 +138,10 @@ class PretrainDataset(Dataset[PretrainBatch]):
         ids = [cut.id for cut in spec.cuts]
         rngs = [np.random.default_rng(stable_seed(self.seed, epoch, i, "crop")) for i in ids]
         speeds = [draw_speed(self.speeds, self.seed, epoch, i) for i in ids]
-        samples = [samples_at_speed(c.num_samples, s) for c, s in zip(spec.cuts, speeds, strict=True)]
+        samples = [
+            samples_at_speed(cut.num_samples, speed)
+            for cut, speed in zip(spec.cuts, speeds, strict=True)
+        ]
         size = self._batch_samples(samples)
         waveforms = np.zeros((len(ids), size), dtype=np.float32)
         labels = np.full((len(ids), round(size * self.labels.rate / SAMPLING_RATE)), -1)

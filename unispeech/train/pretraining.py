@@ -32,9 +32,11 @@ class PretrainTask:
         data = config.data
         names = [manifest_name(path) for path in (*data.train, *data.valid)]
         self.labels = LabelStore(data.labels, names)
-        noises = load_manifests(data.noise) if data.noise else ()
+        noises = list(load_manifests(data.noise)) if data.noise else []
         common = (config.train.seed, config.model.hop, config.model.normalize)
-        self.dataset = PretrainDataset(self.labels, data.crop, data.mixing, *common, list(noises), data.speeds)
+        self.dataset = PretrainDataset(
+            self.labels, data.crop, data.mixing, *common, noises, data.speeds
+        )
         # The released code mixes validation utterances too; an unmixed one measures one thing.
         unmixed = data.mixing.model_copy(update={"prob": 0.0})
         self.valid_dataset = PretrainDataset(self.labels, data.crop, unmixed, *common)
