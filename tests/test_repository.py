@@ -148,7 +148,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "score": (BASE, {"scipy", "kaldialign", "meeteval"}),
     "train": (BASE | {"models", "losses", "data"}, {"tensorboard", "tqdm"}),
-    "hub": (BASE | {"models", "losses", "data"}, {"transformers", "safetensors"}),
+    "hub": (
+        BASE | {"models", "losses", "data"},
+        {"safetensors", "onnxscript", "onnxruntime", "tqdm", "urllib3"},
+    ),
     "report": (BASE | {"models", "losses", "data"}, {"matplotlib", "jinja2", "scipy"}),
     "commands": (
         BASE | {"models", "losses", "data", "decode", "score", "train", "hub", "report"},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from unispeech.models.pretrained import load_model as load_model
+    from unispeech.hub.load import load_model as load_model
 
 __all__ = ["load_model"]
 
@@ -15,7 +15,7 @@ __all__ = ["load_model"]
 def __getattr__(name: str) -> Any:
     # Imported on first use, so that `import unispeech` costs nothing.
     if name == "load_model":
-        from unispeech.models.pretrained import load_model
+        from unispeech.hub.load import load_model
 
         return load_model
     raise AttributeError(f"module 'unispeech' has no attribute '{name}'")

@@ -22,6 +22,10 @@ COMMANDS = {
     "emit": "compute and store CTC log-probabilities",
     "decode": "turn stored log-probabilities into words",
     "score": "word error rate with alignments and a bootstrap interval",
+    "extract": "write hidden states of a model for a folder, file or manifest",
+    "export": "write a model for Hugging Face, safetensors, TorchScript or ONNX",
+    "models": "list the released models",
+    "fetch": "download a released model",
     "report": "write RESULTS.md rows and one HTML page",
 }
 

@@ -19,7 +19,7 @@ from unispeech.data.labels import LabelStore, fit_kmeans, label_quality, nearest
 from unispeech.data.manifests import load_cuts, read_audio
 from unispeech.data.mfcc import mfcc39
 from unispeech.errors import DataError
-from unispeech.models.pretrained import load_model
+from unispeech.hub.load import load_model
 
 
 def test_settings_are_simple_kmeans() -> None:

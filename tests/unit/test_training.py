@@ -15,7 +15,8 @@ import torch
 
 from unispeech.__main__ import main
 from unispeech.data.datasets import batches
-from unispeech.models.pretrained import load_model, load_recogniser, read_checkpoint
+from unispeech.hub.load import load_model
+from unispeech.models.pretrained import load_recogniser, read_checkpoint
 from unispeech.train import state
 from unispeech.train.parallel import Process
 from unispeech.train.pretraining import PretrainTask
@@ -234,7 +235,7 @@ def test_finetune_freezes_then_learns_and_keeps_the_tokens(shared_corpus, uninte
     assert main([*options, *shared_corpus.ctc_overrides(uninterrupted), "train.updates=2"]) == 0
     model, tokens = load_recogniser(folder)
     assert tokens == ["<blk>", "|", "A", "B"]
-    before = load_model(uninterrupted).state_dict()
+    before = load_model(uninterrupted).encoder.state_dict()
     after = model.encoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     other = tmp_path / "ft2"
@@ -249,8 +250,8 @@ def test_random_init_ignores_the_weights(shared_corpus, uninterrupted, tmp_path)
     options = ["finetune", "--config", str(shared_corpus.finetune), "--output", str(tmp_path / "r")]
     overrides = [*shared_corpus.ctc_overrides(uninterrupted), "random_init=true", "train.updates=2"]
     assert main([*options, *overrides]) == 0
-    before = load_model(uninterrupted).state_dict()
-    after = load_model(tmp_path / "r").state_dict()
+    before = load_model(uninterrupted).encoder.state_dict()
+    after = load_model(tmp_path / "r").encoder.state_dict()
     assert not torch.equal(before["post_extract_proj.weight"], after["post_extract_proj.weight"])
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from unispeech.commands._training import add_arguments as add_arguments
 from unispeech.commands._training import pending_run, read_config, run_training
-from unispeech.storage import final_checkpoint, sha256
+from unispeech.hub.registry import weights_file
+from unispeech.storage import sha256
 from unispeech.train.config import FinetuneConfig
 
 
@@ -26,32 +27,32 @@ def run(args: argparse.Namespace) -> None:
     inputs: dict[str, Sequence[str | Path]] = {
         "manifest": [*data.train, *data.valid],
         "tokens": [data.tokens],
-        "init": [final_checkpoint(config.init)],
+        "init": [weights_file(config.init)],
     }
     flat = pending_run(args, config, inputs)
     if flat is None:
         return
 
     # Imported only now: skipping a finished run takes no time.
-    from unispeech.models import pretrained
+    import torch
+
+    from unispeech.hub.load import load_model
     from unispeech.score.wer import edit_distance
     from unispeech.train.finetuning import CtcTask
     from unispeech.train.parallel import process_group
 
-    init = final_checkpoint(config.init)
-    state = pretrained.read_checkpoint(init)
-    encoder = pretrained.encoder_config(state, init)
-    encoder = encoder.model_copy(update=config.overrides.model_dump())
+    init = load_model(config.init, dtype=torch.float32)
+    encoder = init.config.model_copy(update=config.overrides.model_dump())
     with process_group() as process:
         task = CtcTask(config, encoder, process, edit_distance)
         model = task.model()
         if not config.random_init:
-            pretrained.load_encoder_weights(model.encoder, state, init)
+            model.encoder.load_state_dict(init.encoder.state_dict())
         description = {
             "kind": "ctc",
             "encoder": encoder.model_dump(mode="json"),
             "ctc": config.ctc.model_dump(mode="json"),
             "tokens": task.tokenizer.tokens,
-            "init_sha256": sha256(init),
+            "init_sha256": sha256(weights_file(config.init)),
         }
         run_training(model, task, config, args.output, flat, description, process)

@@ -28,7 +28,8 @@ from unispeech.data.labels import (
     nearest_centroid,
     write_description,
 )
-from unispeech.storage import atomic_path, final_checkpoint, sha256
+from unispeech.hub.registry import weights_file
+from unispeech.storage import atomic_path, sha256
 
 if TYPE_CHECKING:
     from unispeech.data.features import Extractor
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     # Imported only now: skipping what is there takes no time.
     from unispeech.data.features import build_extractor
     from unispeech.data.manifests import load_cuts, read_audio
-    from unispeech.models.pretrained import load_model
+    from unispeech.hub.load import load_model
 
     encoder = None if config.feature == "mfcc" else load_model(config.checkpoint)
     extractor = build_extractor(config, encoder)
@@ -86,7 +87,7 @@ def _origin(config: LabelConfig, paths: list[Path]) -> dict[str, Any]:
     origin: dict[str, Any] = {"config": hashlib.sha256(dump(config).encode()).hexdigest()}
     origin |= {"feature": config.feature, "layer": config.layer}
     if config.feature == "layer":
-        origin["checkpoint_sha256"] = sha256(final_checkpoint(config.checkpoint))
+        origin["checkpoint_sha256"] = sha256(weights_file(config.checkpoint))
     origin["manifests"] = {str(path): sha256(path) for path in paths if path.is_file()}
     return origin
 

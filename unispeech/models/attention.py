@@ -48,6 +48,11 @@ class RelativePositionBias(nn.Module):
         distance = torch.arange(1 - frames, frames, device=device)
         buckets = relative_buckets(distance, self.num_buckets, self.max_distance)
         values = self.embedding(buckets).t()
+        if torch.compiler.is_exporting():
+            # The exporters fix the length of a window; an index they keep variable.
+            steps = torch.arange(frames, device=device)
+            looked_up: Tensor = values[:, steps - steps.unsqueeze(1) + frames - 1]
+            return looked_up
         # Row i is a window of the 2T - 1 values that starts T - 1 - i.
         windows: Tensor = values.unfold(1, frames, 1)
         return windows.flip(1)

@@ -9,6 +9,7 @@ import pydantic
 from unispeech.config import Config
 
 PaddingRule = Literal["exact", "fairseq", "huggingface"]
+Family = Literal["wav2vec2", "hubert", "unispeech", "unispeech_sat", "wavlm", "ils"]
 
 
 class ConvLayer(Config):
@@ -53,6 +54,8 @@ class EncoderConfig(Config):
     heads: int = pydantic.Field(12, ge=1)
     norm_first: bool = False
     """Pre-norm (Large) instead of post-norm (Base)."""
+    final_norm: bool = True
+    """Pre-norm models normalise their last output; ILS-SSL has the norm and does not apply it."""
     pos_conv_kernel: int = pydantic.Field(128, ge=1)
     pos_conv_groups: int = pydantic.Field(16, ge=1)
     relative_position: bool = True
@@ -124,6 +127,59 @@ class MaskedPredictionConfig(Config):
     penalty_weight: float = pydantic.Field(10.0, ge=0)
     """Weight of the mean square of the extractor's output, per predicted frame."""
     mask: MaskConfig = MaskConfig()
+
+
+class QuantizerConfig(Config):
+    """Product quantization; defaults are wav2vec 2.0 Base."""
+
+    groups: int = pydantic.Field(2, ge=1)
+    codes: int = pydantic.Field(320, ge=1)
+    """Codewords of one group."""
+    dim: int = pydantic.Field(256, ge=1)
+    """Width of the concatenated codewords."""
+
+    @pydantic.model_validator(mode="after")
+    def _divisible(self) -> QuantizerConfig:
+        if self.dim % self.groups:
+            raise ValueError(f"dim {self.dim} must be a multiple of groups {self.groups}")
+        return self
+
+
+class HeadsConfig(Config):
+    """The modules on top of an encoder; the defaults are none at all, as WavLM was released."""
+
+    label_tables: tuple[int, ...] = ()
+    """Classes of each label set, the four dictionary specials included."""
+    label_projection: bool = True
+    """Recognition checkpoints of HuBERT keep the class table without its projection."""
+    final_dim: int = pydantic.Field(256, ge=1)
+    """Width in which frames and classes are compared."""
+    untied: bool = False
+    """One projection for each label set."""
+    predict_layers: tuple[int, ...] = ()
+    """Layers that predict, counted from 1 (ILS-SSL); empty is the last one alone."""
+    separate_tables: bool = False
+    """One class table for each predicting layer."""
+    contrast: Literal["none", "frame", "utterance"] = "none"
+    """`frame`: wav2vec 2.0 and UniSpeech; `utterance`: UniSpeech-SAT."""
+    contrast_dim: int = pydantic.Field(256, ge=1)
+    """Width in which quantized frames are compared."""
+    transposed: bool = False
+    """UniSpeech: the last projection acts on the quantized frames, not on the context."""
+    extract_norm: bool = False
+    """Whether the utterance-wise contrast has a norm of its own (pre-norm models; transformers
+    gives it to all)."""
+    contrast_layer: int = pydantic.Field(6, ge=1)
+    """Layer that the utterance-wise contrast looks at."""
+    quantizer: QuantizerConfig | None = None
+    tokens: int = pydantic.Field(0, ge=0)
+    """Outputs of the CTC layer; 0 is none."""
+
+    @pydantic.model_validator(mode="after")
+    def _quantized(self) -> HeadsConfig:
+        if self.contrast != "none" and self.quantizer is None:
+            raise ValueError("contrast needs a quantizer")
+        return self
 
 
 class CtcConfig(Config):

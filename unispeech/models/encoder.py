@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from unispeech.errors import DataError
 from unispeech.models.config import EncoderConfig
@@ -88,6 +89,7 @@ class Encoder(nn.Module):
         time_mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
         dropped: frozenset[int] = frozenset(),
+        until: int | None = None,
     ) -> EncoderOutput:
         """Mask and run the transformer.
 
@@ -96,28 +98,32 @@ class Encoder(nn.Module):
             time_mask: `(B, T)` bool, frames replaced by `mask_emb`.
             channel_mask: `(B, D)` bool, channels set to zero for the whole utterance.
             dropped: layers to skip.
+            until: stop behind so many layers.
         """
         x = front.frames
         if time_mask is not None:
             x = torch.where(time_mask.unsqueeze(2), self.mask_emb.to(x.dtype), x)
         if channel_mask is not None:
             x = x.masked_fill(channel_mask.unsqueeze(1), 0.0)
-        last, states = self.encoder(x, front.padding_mask, dropped)
+        last, states = self.encoder(x, front.padding_mask, dropped, until)
         if front.padding_mask is None:
-            lengths = torch.full((len(x),), x.shape[1], dtype=torch.int64, device=x.device)
+            lengths = torch.full((x.shape[0],), x.shape[1], dtype=torch.int64, device=x.device)
         else:
             lengths = (~front.padding_mask).sum(1)
         return EncoderOutput(last, states, lengths, front.padding_mask)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
+    def forward(
+        self, waveforms: Tensor, lengths: Tensor | None = None, until: int | None = None
+    ) -> EncoderOutput:
         """Encode waveforms as they come: `normalize` is applied here.
 
         Args:
             waveforms: `(B, N)` float32 in [-1, 1], 16 kHz.
             lengths: `(B,)` int64 valid samples, or None when nothing is padded.
+            until: stop behind so many layers, 0 to L; None runs all and the final norm.
 
         Raises:
-            DataError: an utterance is too short for one frame.
+            DataError: an utterance is too short for one frame, or there is no such layer.
         """
         shortest = waveforms.shape[1] if lengths is None else int(lengths.min())
         if shortest < self.config.receptive_field:
@@ -126,9 +132,45 @@ class Encoder(nn.Module):
                 expected=f"at least {self.config.receptive_field} samples",
                 found=shortest,
             )
+        if until is not None and not 0 <= until <= self.config.layers:
+            raise DataError("no such layer", expected=f"0 to {self.config.layers}", found=until)
+        if lengths is not None and self._is_better_one_by_one(waveforms, lengths):
+            single = [
+                self._encode_whole(row[None, :length], None, until)
+                for row, length in zip(waveforms, lengths.tolist(), strict=True)
+            ]
+            return _padded(single)
+        return self._encode_whole(waveforms, lengths, until)
+
+    def _encode_whole(
+        self, waveforms: Tensor, lengths: Tensor | None, until: int | None
+    ) -> EncoderOutput:
         if self.config.normalize:
             waveforms = normalize_waveforms(waveforms, lengths)
-        return self.encode(self.front_end(waveforms, lengths))
+        return self.encode(self.front_end(waveforms, lengths), until=until)
+
+    def _is_better_one_by_one(self, waveforms: Tensor, lengths: Tensor) -> bool:
+        """Whether padding would only cost time: on a CPU one utterance fills the cores.
+
+        Under the exact rule both ways give the same states.
+        """
+        if self.training or torch.is_grad_enabled() or waveforms.device.type != "cpu":
+            return False
+        is_ragged = bool((lengths != waveforms.shape[1]).any())
+        return is_ragged and self.config.padding_rule == "exact"
+
+
+def _padded(outputs: list[EncoderOutput]) -> EncoderOutput:
+    """One batch of single utterances, zeros behind their frames."""
+    lengths = torch.cat([output.lengths for output in outputs])
+    layers = zip(*(output.layers for output in outputs), strict=True)
+    positions = torch.arange(int(lengths.max()))
+    return EncoderOutput(
+        pad_sequence([output.last[0] for output in outputs], batch_first=True),
+        tuple(pad_sequence([s[0] for s in states], batch_first=True) for states in layers),
+        lengths,
+        positions >= lengths.unsqueeze(1),
+    )
 
 
 def normalize_waveforms(waveforms: Tensor, lengths: Tensor | None) -> Tensor:

@@ -91,7 +91,7 @@ class ChannelNorm(nn.Module):
             variance = ((taps @ covariance.float()) * taps).sum(2)
             scale = self.weight * torch.rsqrt(variance.clamp(min=0) + 1e-5)
             scaled = (scale.unsqueeze(2) * taps).transpose(1, 2)
-        return torch.baddbmm(self.bias.expand(len(windows), 1, -1), centred, scaled)
+        return torch.baddbmm(self.bias.expand(windows.shape[0], 1, -1), centred, scaled)
 
 
 def _valid(lengths: Tensor, frames: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Our own checkpoints: reading them, and the encoder or the recogniser inside."""
+"""The checkpoints of our own trainings, and the recogniser inside."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 
 from unispeech.config import Config
 from unispeech.errors import DataError
-from unispeech.models.config import CtcConfig, EncoderConfig, PaddingRule
+from unispeech.models.config import CtcConfig, EncoderConfig
 from unispeech.models.ctc import CtcModel
-from unispeech.models.encoder import Encoder
 from unispeech.storage import final_checkpoint
 
 
@@ -41,52 +40,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def encoder_config(state: dict[str, Any], path: Path) -> EncoderConfig:
-    """The encoder's configuration in a checkpoint."""
-    config: EncoderConfig = _section(EncoderConfig, state.get("encoder"), path)
-    return config
-
-
-def load_encoder_weights(encoder: Encoder, state: dict[str, Any], path: Path) -> None:
-    """Copy the encoder of a pre-training or recognition checkpoint into `encoder`.
-
-    Raises:
-        DataError: weights are missing, unexpected or of another shape; all are listed.
-    """
-    prefix = "encoder."
-    weights = {
-        k.removeprefix(prefix): v for k, v in state["model"].items() if k.startswith(prefix)
-    }
-    _load_weights(encoder, weights, path)
-
-
-def load_model(
-    path: str | Path, device: str | torch.device = "cpu", padding_rule: PaddingRule | None = None
-) -> Encoder:
-    """The encoder of a trained model, in evaluation mode.
-
-    Args:
-        path: an experiment folder or a checkpoint file of this package.
-        device: where to put it.
-        padding_rule: how padded batches are treated; None keeps the model's own rule.
+def load_recogniser(
+    path: str | Path, device: str | torch.device = "cpu"
+) -> tuple[CtcModel, list[str]]:
+    """A fine-tuned model of ours, in evaluation mode, and its tokens.
 
     Raises:
         DataError: not such a checkpoint.
     """
-    file = final_checkpoint(path)
-    state = read_checkpoint(file)
-    config = encoder_config(state, file)
-    if padding_rule is not None:
-        config = config.model_copy(update={"padding_rule": padding_rule})
-    encoder = Encoder(config)
-    load_encoder_weights(encoder, state, file)
-    return encoder.eval().to(device)
-
-
-def load_recogniser(
-    path: str | Path, device: str | torch.device = "cpu"
-) -> tuple[CtcModel, list[str]]:
-    """A fine-tuned model in evaluation mode and its tokens; arguments as in `load_model`."""
     file = final_checkpoint(path)
     state = read_checkpoint(file)
     if "tokens" not in state:
@@ -94,7 +55,8 @@ def load_recogniser(
             "not a recogniser", where=file, found="no tokens", remedy="give a fine-tuned checkpoint"
         )
     ctc = _section(CtcConfig, state.get("ctc"), file)
-    model = CtcModel(encoder_config(state, file), ctc, len(state["tokens"]))
+    encoder = _section(EncoderConfig, state.get("encoder"), file)
+    model = CtcModel(encoder, ctc, len(state["tokens"]))
     _load_weights(model, state["model"], file)
     return model.eval().to(device), list(state["tokens"])
 

@@ -28,13 +28,23 @@ class PositionalConv(nn.Module):
         nn.init.normal_(self.weight_v, std=math.sqrt(4.0 / (kernel * dim)))
         self.weight_g = nn.Parameter(self._norm().detach().clone())
         self.bias = nn.Parameter(torch.zeros(dim))
+        self._folded: tuple[tuple[int, int, int], Tensor] | None = None
 
     def _norm(self) -> Tensor:
         return self.weight_v.float().square().sum((0, 1), keepdim=True).sqrt()
 
+    def weight(self) -> Tensor:
+        """Filters `(D, D / groups, K)`; computed once for weights that do not change."""
+        if torch.is_grad_enabled():
+            return self.weight_g * (self.weight_v / self._norm())
+        state = (id(self.weight_v), self.weight_v._version, self.weight_g._version)
+        if self._folded is None or self._folded[0] != state:
+            self._folded = (state, self.weight_g * (self.weight_v / self._norm()))
+        return self._folded[1]
+
     def forward(self, x: Tensor) -> Tensor:
         """`x (B, T, D)` to `(B, T, D)`."""
-        weight = (self.weight_g * (self.weight_v / self._norm())).to(x.dtype)
+        weight = self.weight().to(x.dtype)
         kernel = weight.shape[2]
         y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=kernel // 2, groups=self.groups)
         # An even kernel with symmetric padding gives one frame too many.
@@ -84,7 +94,11 @@ class Transformer(nn.Module):
         self.apply(_bert_init)
 
     def forward(
-        self, x: Tensor, padding_mask: Tensor | None, dropped: frozenset[int] = frozenset()
+        self,
+        x: Tensor,
+        padding_mask: Tensor | None,
+        dropped: frozenset[int] = frozenset(),
+        until: int | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encode frames.
 
@@ -92,10 +106,12 @@ class Transformer(nn.Module):
             x: `(B, T, D)` projected features, masked or not.
             padding_mask: `(B, T)` bool, True = padding, or None.
             dropped: layers to skip (LayerDrop).
+            until: stop behind so many layers.
 
         Returns:
-            The output `(B, T, D)` after the final norm where the family has one, and the raw
-            states `(B, T, D)`: the input of the first layer, then the output of each layer.
+            The output `(B, T, D)`, after the final norm where the family has one and all layers
+            ran, and the raw states `(B, T, D)`: the input of the first layer, then the output of
+            each layer.
         """
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(2), 0.0)
@@ -105,11 +121,13 @@ class Transformer(nn.Module):
         x = F.dropout(x, self.config.dropout, self.training)
         bias = None if self.relative_position is None else self.relative_position(x.shape[1])
         states = [x]
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers[:until]):
             if index not in dropped:
                 x = layer(x, bias, padding_mask)
             states.append(x)
-        return (self.layer_norm(x) if self.config.norm_first else x), tuple(states)
+        is_whole = len(states) == len(self.layers) + 1
+        has_norm = self.config.norm_first and self.config.final_norm
+        return (self.layer_norm(x) if has_norm and is_whole else x), tuple(states)
 
 
 def draw_dropped_layers(config: EncoderConfig, seed: int) -> frozenset[int]:

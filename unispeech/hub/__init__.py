@@ -1,0 +1,1 @@
+"""Released checkpoints: reading them safely, naming their parts, writing other formats."""

@@ -1,0 +1,177 @@
+"""Any checkpoint of the family, whatever wrote it, as one `SpeechModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unispeech.errors import DataError
+from unispeech.hub.fairseq import Foreign, read_fairseq, tensors_of
+from unispeech.hub.huggingface import read_huggingface, tokens_of
+from unispeech.hub.names import fairseq_names, huggingface_names
+from unispeech.hub.registry import find
+from unispeech.hub.unpickle import read_pickle
+from unispeech.models.config import CtcConfig, EncoderConfig, Family, HeadsConfig, PaddingRule
+from unispeech.models.speech import SpeechModel
+from unispeech.storage import final_checkpoint
+
+SV_PREFIX = "feature_extract.model."
+"""The encoder inside the authors' speaker verification and diarization files."""
+
+FORMAT = "unispeech-model"
+"""Marks our own files of a whole model."""
+
+
+def load_model(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    padding_rule: PaddingRule | None = None,
+) -> SpeechModel:
+    """A released or trained model, in evaluation mode.
+
+    Args:
+        path: a name of the registry that was fetched, an experiment folder, a folder of Hugging
+            Face, or a file: ours, fairseq's, WavLM's, or a speaker verification checkpoint.
+        device: where to put it.
+        dtype: of the weights; None keeps float32 and refuses files in half precision.
+        padding_rule: how padded batches are treated; None keeps the model's own rule, which is
+            `exact` for everything that is read here.
+
+    Raises:
+        DataError: not such a model, damaged, dangerous, or with weights too many or too few.
+    """
+    file = find(path)
+    if file.is_dir() and (file / "config.json").is_file():
+        model = _from_huggingface(file)
+    else:
+        model = _from_file(final_checkpoint(file))
+    if padding_rule is not None:
+        config = model.config.model_copy(update={"padding_rule": padding_rule})
+        model.encoder.config = config
+    widths = {value.dtype for value in model.state_dict().values()}
+    if dtype is None and widths - {torch.float32}:
+        raise DataError(
+            "the weights are not in single precision",
+            where=file,
+            expected="float32",
+            found=", ".join(sorted(map(str, widths))),
+            remedy="say which you want: load_model(..., dtype=torch.float32) widens them",
+        )
+    return model.eval().to(device=device, dtype=dtype)
+
+
+def _from_file(path: Path) -> SpeechModel:
+    state = read_pickle(path)
+    if not isinstance(state, dict):
+        raise DataError("not a checkpoint", where=path, found=type(state).__name__)
+    if isinstance(state.get("encoder"), dict):
+        return _from_ours(state, path)
+    weights = tensors_of(state.get("model", state), path)
+    if any(name.startswith(SV_PREFIX) for name in weights):
+        # The other parts belong to the speaker or diarization model around the encoder.
+        inner = {
+            name.removeprefix(SV_PREFIX): value
+            for name, value in weights.items()
+            if name.startswith(SV_PREFIX)
+        }
+        return _build(read_fairseq({**state, "model": inner}, path), path)
+    return _build(read_fairseq({**state, "model": weights}, path), path)
+
+
+def _from_ours(state: Mapping[str, Any], path: Path) -> SpeechModel:
+    encoder = _section(EncoderConfig, state["encoder"], path)
+    weights = tensors_of(state.get("model"), path)
+    if state.get("format") == FORMAT:
+        heads = _section(HeadsConfig, state.get("heads"), path)
+        tokens = tuple(map(str, state.get("tokens", ())))
+        model = SpeechModel(state.get("family", "wavlm"), encoder, heads, tokens)
+        _assign(model, {name: name for name in model.state_dict()}, weights, path)
+        return model
+    tokens = tuple(map(str, state.get("tokens", ())))
+    table = weights.get("label_embeddings")
+    values: dict[str, Any] = {"tokens": len(tokens)}
+    if table is not None:
+        values |= {"label_tables": (table.shape[0],), "final_dim": table.shape[1]}
+    if tokens:
+        _section(CtcConfig, state.get("ctc"), path)
+    family: Family = "wavlm" if encoder.relative_position else "hubert"
+    model = SpeechModel(family, encoder, HeadsConfig.model_validate(values), tokens)
+    names = {name: name.replace("heads.label.", "") for name in model.state_dict()}
+    names = {name: theirs.replace("heads.proj.", "proj.") for name, theirs in names.items()}
+    _assign(model, names, weights, path)
+    return model
+
+
+def _from_huggingface(folder: Path) -> SpeechModel:
+    foreign = read_huggingface(folder)
+    tokens = tokens_of(folder, foreign.heads.tokens) if foreign.heads.tokens else ()
+    model = SpeechModel(foreign.family, foreign.encoder, foreign.heads, tokens)
+    is_new = any("parametrizations" in name for name in foreign.weights)
+    names = huggingface_names(
+        model.state_dict(), foreign.family, "new" if is_new else "old", not foreign.is_recogniser
+    )
+    _assign(model, names, foreign.weights, folder)
+    return model
+
+
+def _build(foreign: Foreign, path: Path) -> SpeechModel:
+    model = SpeechModel(foreign.family, foreign.encoder, foreign.heads)
+    names = fairseq_names(model.state_dict(), foreign.encoder, foreign.is_recogniser)
+    _assign(model, names, foreign.weights, path)
+    return model
+
+
+def _assign(
+    model: SpeechModel, names: Mapping[str, str], weights: Mapping[str, Tensor], path: Path
+) -> None:
+    """Put `weights` into the model under our names.
+
+    Raises:
+        DataError: some are missing, left over, of another shape, or not finite; all are listed.
+    """
+    own = {names[name]: value for name, value in model.state_dict().items()}
+    problems = [f"missing {n} {tuple(own[n].shape)}" for n in sorted(set(own) - set(weights))]
+    extra = sorted(set(weights) - set(own))
+    problems += [f"unexpected {n} {tuple(weights[n].shape)}" for n in extra]
+    both = sorted(set(own) & set(weights))
+    problems += [
+        f"{n} is {tuple(weights[n].shape)}, not {tuple(own[n].shape)}"
+        for n in both
+        if own[n].shape != weights[n].shape
+    ]
+    if problems:
+        raise DataError("the weights do not fit", where=path, found=_listed(problems))
+    wrong = [n for n in both if not weights[n].is_floating_point()]
+    wrong += [n for n in both if n not in wrong and not bool(torch.isfinite(weights[n]).all())]
+    if wrong:
+        raise DataError(
+            "weights that are not finite numbers",
+            where=path,
+            found=_listed(wrong),
+            remedy="download the file again",
+        )
+    state = {name: weights[theirs] for name, theirs in names.items()}
+    model.load_state_dict(state, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def _listed(problems: Iterable[str]) -> str:
+    rows = list(problems)
+    more = len(rows) - 12
+    return "; ".join(rows[:12]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _section(schema: Any, values: Any, path: Path) -> Any:
+    try:
+        return schema.model_validate(values)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            "the checkpoint's configuration does not fit this version", where=path, found=reason
+        ) from None
