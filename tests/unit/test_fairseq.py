@@ -199,6 +199,7 @@ def test_speaker_verification_layout(tmp_path) -> None:
     weights["layer1.conv.weight"] = torch.zeros(8, 32, 5)
     torch.save({"model": weights, "best_valid_eer": 0.4}, tmp_path / "sv.pth")
     loaded = load_model(tmp_path / "sv.pth")
+    assert loaded.left_out == ("feature_weight", "layer1.conv.weight")
     assert loaded.config.norm_first
     assert loaded.config.relative_position
     assert torch.equal(loaded.encoder.mask_emb, inner.encoder.mask_emb)

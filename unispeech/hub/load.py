@@ -73,13 +73,14 @@ def _from_file(path: Path) -> SpeechModel:
         return _from_ours(state, path)
     weights = tensors_of(state.get("model", state), path)
     if any(name.startswith(SV_PREFIX) for name in weights):
-        # The other parts belong to the speaker or diarization model around the encoder.
         inner = {
             name.removeprefix(SV_PREFIX): value
             for name, value in weights.items()
             if name.startswith(SV_PREFIX)
         }
-        return _build(read_fairseq({**state, "model": inner}, path), path)
+        model = _build(read_fairseq({**state, "model": inner}, path), path)
+        model.left_out = tuple(sorted(n for n in weights if not n.startswith(SV_PREFIX)))
+        return model
     return _build(read_fairseq({**state, "model": weights}, path), path)
 
 

@@ -31,6 +31,8 @@ class SpeechModel(nn.Module):
         self.encoder = Encoder(encoder)
         self.heads = Heads(encoder, heads)
         self.tokens = tokens
+        self.left_out: tuple[str, ...] = ()
+        """Weights of the file that belong to another model around this one."""
 
     @property
     def config(self) -> EncoderConfig:
