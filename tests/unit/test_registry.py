@@ -117,6 +117,11 @@ def test_every_family_is_listed_once(capsys) -> None:
     rows = capsys.readouterr().out.splitlines()
     names = [name for name, r in releases().items() if r.family == "wavlm"]
     assert [row.split()[0] for row in rows[1:]] == names
+    assert main(["models", "wavlm_large"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("94", "licence", "WavLM-Large.pt", "belongs in"))
+    assert main(["models", "wavlm_lrge"]) == 2
+    assert "did you mean 'wavlm_large'" in capsys.readouterr().err
 
 
 def test_fetch_of_unknown_and_unreachable_names(monkeypatch, tmp_path, capsys) -> None:

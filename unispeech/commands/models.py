@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 
+import yaml
+
+from unispeech.errors import UsageError, nearest
 from unispeech.hub.registry import cache_folder, releases
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
+    parser.add_argument("name", nargs="?", help="show all that is known of one model")
     parser.add_argument("--family", help="only this family")
     parser.add_argument(
         "--configurations", action="store_true", help="sizes of the papers' models, as Markdown"
@@ -25,6 +29,13 @@ def run(args: argparse.Namespace) -> None:
         from unispeech.models.families import table
 
         print(table())
+        return
+    if args.name:
+        if args.name not in releases():
+            raise UsageError(f"no released model '{args.name}'{nearest(args.name, releases())}")
+        entry = {args.name: releases()[args.name].model_dump(mode="json")}
+        print(yaml.safe_dump(entry, sort_keys=False, width=1000), end="")
+        print(f"belongs in {cache_folder(args.name)}")
         return
     rows = [("name", "family", "size", "data", "here")]
     for name, release in releases().items():

@@ -53,6 +53,11 @@ FIXED = {
 }
 """Settings of the library that only these values of ours correspond to."""
 
+OWN = "unispeech"
+"""Section of `config.json` with what the library has no setting for; it keeps what it does not
+know."""
+OWN_ENCODER = ("feature_grad_mult", "num_buckets", "max_distance")
+
 
 def read_huggingface(folder: Path) -> Foreign:
     """Understand a folder of `save_pretrained`.
@@ -86,7 +91,10 @@ def read_huggingface(folder: Path) -> Foreign:
     if name not in weights and not _is_masked(settings):
         # The library leaves out the mask embedding of a model that never masks.
         weights[name] = torch.zeros(encoder.dim)
-    return Foreign(family, encoder, _heads(weights, encoder, folder), weights, not is_bare)
+    own = settings.get(OWN)
+    layer = own.get("contrast_layer", 6) if isinstance(own, dict) else 6
+    heads = _heads(weights, encoder, layer, folder)
+    return Foreign(family, encoder, heads, weights, not is_bare)
 
 
 def tokens_of(folder: Path, count: int) -> tuple[str, ...]:
@@ -126,6 +134,8 @@ def settings_of(family: Family, config: EncoderConfig, heads: HeadsConfig) -> di
         "architectures": [_architecture(family, heads)],
         "torch_dtype": "float32",
     }
+    settings[OWN] = {name: values[name] for name in OWN_ENCODER}
+    settings[OWN]["contrast_layer"] = heads.contrast_layer
     if family == "wavlm":
         settings |= {"num_buckets": config.num_buckets, "max_bucket_distance": config.max_distance}
     if heads.quantizer is not None:
@@ -205,6 +215,8 @@ def _encoder(settings: Mapping[str, Any], folder: Path, family: Family) -> Encod
         "max_distance": settings.get("max_bucket_distance", 800),
         "normalize": _normalizes(settings, folder),
     }
+    own = settings.get(OWN)
+    values |= {k: v for k, v in own.items() if k in OWN_ENCODER} if isinstance(own, dict) else {}
     try:
         if all(isinstance(shape, list) for shape in shapes):
             values["conv_layers"] = tuple(
@@ -231,9 +243,12 @@ def _is_masked(settings: Mapping[str, Any]) -> bool:
     return any(settings.get(f"mask_{axis}_prob", 0) for axis in ("time", "feature"))
 
 
-def _heads(weights: Mapping[str, Tensor], encoder: EncoderConfig, folder: Path) -> HeadsConfig:
+def _heads(
+    weights: Mapping[str, Tensor], encoder: EncoderConfig, contrast_layer: Any, folder: Path
+) -> HeadsConfig:
     layer = weights.get("lm_head.weight", weights.get("ctc_proj.weight"))
     values: dict[str, Any] = {"tokens": 0 if layer is None else len(layer)}
+    values["contrast_layer"] = contrast_layer
     table, project_q = weights.get("label_embeddings_concat"), weights.get("project_q.weight")
     if table is not None:
         values |= {"label_tables": (table.shape[0],), "final_dim": table.shape[1]}
