@@ -13,6 +13,7 @@ from unispeech.errors import DataError
 from unispeech.hub.names import CTC_LAYER, CTC_PREFIX
 from unispeech.hub.shapes import heads_of, sizes_of
 from unispeech.models.config import EncoderConfig, Family, HeadsConfig
+from unispeech.models.pretrained import validated
 
 ARCHITECTURES: dict[str, Family] = {
     "wav2vec2": "wav2vec2",
@@ -90,7 +91,8 @@ def read_fairseq(state: Mapping[str, Any], path: Path) -> Foreign:
         sizes["final_norm"] = False
     ctc_layer = weights.get(CTC_LAYER + "weight")
     heads = heads_of(bare, ctc_layer, encoder_model, path)
-    encoder = _build(EncoderConfig, {**sizes, "normalize": normalize}, path)
+    what = "the settings in the checkpoint do not describe an encoder"
+    encoder = validated(EncoderConfig, {**sizes, "normalize": normalize}, path, what)
     return Foreign(family, encoder, heads, weights, is_recogniser)
 
 
@@ -173,13 +175,3 @@ def _family(model: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Family:
     if "quantizer.vars" in weights:
         return "unispeech" if "transpose" in model else "wav2vec2"
     return "hubert"
-
-
-def _build(schema: type[EncoderConfig], values: dict[str, Any], path: Path) -> EncoderConfig:
-    try:
-        return schema.model_validate(values)
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            "the settings in the checkpoint do not describe an encoder", where=path, found=reason
-        ) from None

@@ -16,6 +16,7 @@ from unispeech.hub.names import HF_PREFIX
 from unispeech.hub.shapes import quantizer_of
 from unispeech.hub.unpickle import read_pickle
 from unispeech.models.config import ConvLayer, EncoderConfig, Family, HeadsConfig
+from unispeech.models.pretrained import validated
 
 FAMILIES: dict[str, Family] = {
     "wav2vec2": "wav2vec2",
@@ -265,8 +266,4 @@ def _heads(
             and encoder.dim != project_q.shape[0],
             "extract_norm": "layer_norm_for_extract.weight" in weights,
         }
-    try:
-        return HeadsConfig.model_validate(values)
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError("cannot make out the model's heads", where=folder, found=reason) from None
+    return validated(HeadsConfig, values, folder, "cannot make out the model's heads")

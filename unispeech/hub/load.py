@@ -16,6 +16,7 @@ from unispeech.hub.names import fairseq_names, huggingface_names
 from unispeech.hub.registry import find
 from unispeech.hub.unpickle import read_pickle
 from unispeech.models.config import CtcConfig, EncoderConfig, Family, HeadsConfig, PaddingRule
+from unispeech.models.pretrained import validated
 from unispeech.models.speech import SpeechModel
 from unispeech.storage import final_checkpoint
 
@@ -85,10 +86,10 @@ def _from_file(path: Path) -> SpeechModel:
 
 
 def _from_ours(state: Mapping[str, Any], path: Path) -> SpeechModel:
-    encoder = _section(EncoderConfig, state["encoder"], path)
+    encoder = validated(EncoderConfig, state["encoder"], path)
     weights = tensors_of(state.get("model"), path)
     if state.get("format") == FORMAT:
-        heads = _section(HeadsConfig, state.get("heads"), path)
+        heads = validated(HeadsConfig, state.get("heads"), path)
         tokens = tuple(map(str, state.get("tokens", ())))
         model = SpeechModel(state.get("family", "wavlm"), encoder, heads, tokens)
         _assign(model, {name: name for name in model.state_dict()}, weights, path)
@@ -99,7 +100,7 @@ def _from_ours(state: Mapping[str, Any], path: Path) -> SpeechModel:
     if table is not None:
         values |= {"label_tables": (table.shape[0],), "final_dim": table.shape[1]}
     if tokens:
-        _section(CtcConfig, state.get("ctc"), path)
+        validated(CtcConfig, state.get("ctc"), path)
     family: Family = "wavlm" if encoder.relative_position else "hubert"
     model = SpeechModel(family, encoder, HeadsConfig.model_validate(values), tokens)
     names = {name: name.replace("heads.label.", "") for name in model.state_dict()}
@@ -166,13 +167,3 @@ def _listed(problems: Iterable[str]) -> str:
     rows = list(problems)
     more = len(rows) - 12
     return "; ".join(rows[:12]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _section(schema: Any, values: Any, path: Path) -> Any:
-    try:
-        return schema.model_validate(values)
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            "the checkpoint's configuration does not fit this version", where=path, found=reason
-        ) from None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unispeech.errors import DataError
 from unispeech.models.config import HeadsConfig, QuantizerConfig, conv_stack
+from unispeech.models.pretrained import validated
 
 Weights = Mapping[str, Tensor]
 
@@ -82,11 +83,7 @@ def heads_of(
         values |= _label_head(weights, table, settings)
     if "quantizer.vars" in weights:
         values |= _contrast(weights, settings)
-    try:
-        return HeadsConfig.model_validate(values)
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError("cannot make out the model's heads", where=path, found=reason) from None
+    return validated(HeadsConfig, values, path, "cannot make out the model's heads")
 
 
 def quantizer_of(variables: Tensor, project_q: Tensor) -> QuantizerConfig:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unispeech.config import Config
+from unispeech.config import ConfigT
 from unispeech.errors import DataError
 from unispeech.models.config import CtcConfig, EncoderConfig
 from unispeech.models.ctc import CtcModel
@@ -54,21 +54,29 @@ def load_recogniser(
         raise DataError(
             "not a recogniser", where=file, found="no tokens", remedy="give a fine-tuned checkpoint"
         )
-    ctc = _section(CtcConfig, state.get("ctc"), file)
-    encoder = _section(EncoderConfig, state.get("encoder"), file)
+    ctc = validated(CtcConfig, state.get("ctc"), file)
+    encoder = validated(EncoderConfig, state.get("encoder"), file)
     model = CtcModel(encoder, ctc, len(state["tokens"]))
     _load_weights(model, state["model"], file)
     return model.eval().to(device), list(state["tokens"])
 
 
-def _section(schema: type[Config], values: Any, path: Path) -> Any:
+def validated(
+    schema: type[ConfigT],
+    values: Any,
+    path: Path,
+    what: str = "the checkpoint's configuration does not fit this version",
+) -> ConfigT:
+    """A configuration from what a checkpoint holds.
+
+    Raises:
+        DataError: `what`, when the values do not fit the schema.
+    """
     try:
         return schema.model_validate(values)
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            "the checkpoint's configuration does not fit this version", where=path, found=reason
-        ) from None
+        raise DataError(what, where=path, found=reason) from None
 
 
 def _load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
