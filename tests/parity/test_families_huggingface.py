@@ -54,7 +54,7 @@ def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
     return getattr(model, model.base_model_prefix, model)
 
 
-def assert_same_states(theirs, ours: SpeechModel, wavs: torch.Tensor) -> None:
+def assert_same_states(theirs, ours: SpeechModel, wavs: torch.Tensor, scaled: bool = False) -> None:
     inputs = F.layer_norm(wavs, wavs.shape[1:]) if ours.config.normalize else wavs
     with torch.no_grad():
         expected = encoder_of(theirs)(inputs, output_hidden_states=True)
@@ -65,7 +65,9 @@ def assert_same_states(theirs, ours: SpeechModel, wavs: torch.Tensor) -> None:
         strict=True,
     )
     for state, reference in pairs:
-        torch.testing.assert_close(state, reference, atol=1e-5, rtol=1e-5)
+        # The states of 24 layers without a norm between them grow, and their rounding with them.
+        scale = max(1.0, float(reference.abs().max())) if scaled else 1.0
+        torch.testing.assert_close(state, reference, atol=1e-5 * scale, rtol=1e-5)
 
 
 @pytest.mark.parametrize("is_large", [False, True])
@@ -157,7 +159,7 @@ def test_full_size(tmp_path, name: str, peer: str) -> None:
     ours = SpeechModel(preset.family, preset.encoder, HeadsConfig()).eval()
     save_huggingface(ours, tmp_path / "out")
     theirs = getattr(transformers, peer + "Model").from_pretrained(tmp_path / "out").eval()
-    assert_same_states(theirs, ours, 0.1 * torch.randn(1, 8000))
+    assert_same_states(theirs, ours, 0.1 * torch.randn(1, 8000), scaled=True)
 
 
 def test_unknown_kinds_and_variants_are_refused(tmp_path) -> None:

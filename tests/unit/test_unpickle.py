@@ -48,6 +48,8 @@ def foreign(monkeypatch) -> dict[str, type]:
             made[name] = type(name, (), {"__module__": module})
             setattr(sys.modules[module], name, made[name])
     choice = Enum("LAYER", {"default": "default"}, module="fairseq.dataclass.constants")
+    # The Pythons that the released files were written with, and today's; 3.11.0 to .3 differ.
+    choice.__reduce_ex__ = lambda self, _: (type(self), (self.value,))  # type: ignore[method-assign]
     module = types.ModuleType("fairseq.dataclass.constants")
     module.LAYER = choice  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fairseq.dataclass.constants", module)
