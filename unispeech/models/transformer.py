@@ -28,7 +28,7 @@ class PositionalConv(nn.Module):
         nn.init.normal_(self.weight_v, std=math.sqrt(4.0 / (kernel * dim)))
         self.weight_g = nn.Parameter(self._norm().detach().clone())
         self.bias = nn.Parameter(torch.zeros(dim))
-        self._folded: tuple[tuple[int, int, int], Tensor] | None = None
+        self._folded: tuple[tuple[object, ...], Tensor] | None = None
 
     def _norm(self) -> Tensor:
         return self.weight_v.float().square().sum((0, 1), keepdim=True).sqrt()
@@ -37,7 +37,9 @@ class PositionalConv(nn.Module):
         """Filters `(D, D / groups, K)`; computed once for weights that do not change."""
         if torch.is_grad_enabled():
             return self.weight_g * (self.weight_v / self._norm())
-        state = (id(self.weight_v), self.weight_v._version, self.weight_g._version)
+        v = self.weight_v
+        # Moving a module changes neither the parameter's identity nor its version.
+        state = (id(v), v._version, self.weight_g._version, v.device, v.dtype)
         if self._folded is None or self._folded[0] != state:
             self._folded = (state, self.weight_g * (self.weight_v / self._norm()))
         return self._folded[1]

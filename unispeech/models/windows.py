@@ -60,9 +60,8 @@ def encode_windows(
         stop = min(first + window, total)
         left = max(0, first - context)
         right = min(total, stop + context)
-        audio = read(left * hop, min(samples, (right - 1) * hop + field))
-        if right == total:
-            audio = read(left * hop, samples)
+        end = samples if right == total else (right - 1) * hop + field
+        audio = read(left * hop, end)
         if scale is not None:
             audio = (audio - scale[0]) * scale[1]
         with torch.inference_mode():
