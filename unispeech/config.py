@@ -91,15 +91,27 @@ def dump(config: Config) -> str:
 
 def flatten(config: Config) -> dict[str, Any]:
     """`{"section.key": value}` of every leaf, for comparing two configurations."""
+    return dict(_leaves(config.model_dump(mode="json")))
 
-    def walk(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in tree.items():
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
 
-    return dict(walk(config.model_dump(mode="json"), ""))
+def defaults(config: Config) -> dict[str, Any]:
+    """The flat defaults of the settings of `config`; required settings have none."""
+    optional = {n for n, field in type(config).model_fields.items() if not field.is_required()}
+    own = type(config).model_construct()
+    found = dict(_leaves(own.model_dump(mode="json", include=optional)))
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        if isinstance(section, Config):
+            found |= {f"{name}.{key}": value for key, value in defaults(section).items()}
+    return found
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,20 @@ def test_finished_run_is_skipped_and_another_config_refused(
     assert main([*options, *overrides, "optim.lr=0.5"]) == 78
     assert "optim.lr: 0.001 -> 0.5" in capsys.readouterr().err
     assert (uninterrupted / "done.json").stat().st_mtime_ns == before
+
+
+def test_run_of_a_version_without_a_setting_had_its_default(
+    shared_corpus, uninterrupted, tmp_path, capsys
+) -> None:
+    for name in ("run.json", "done.json"):
+        shutil.copy(uninterrupted / name, tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["model.final_norm"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    options = ["pretrain", "--config", str(shared_corpus.pretrain), "--output", str(tmp_path)]
+    assert main([*options, *shared_corpus.overrides()]) == 0
+    assert main([*options, *shared_corpus.overrides(), "model.final_norm=false"]) == 78
+    assert "model.final_norm: True -> False" in capsys.readouterr().err
 
 
 def test_is_done_tells_without_training(shared_corpus, uninterrupted, tmp_path) -> None:

@@ -66,7 +66,7 @@ def pending_run(
     """
     processes = int(os.environ.get("WORLD_SIZE", "1")) if args.is_done is None else args.is_done
     flat = describe_run(config, inputs, processes)
-    if is_done(args.output, flat):
+    if is_done(args.output, config, flat):
         if int(os.environ.get("RANK", "0")) == 0:
             print(f"{args.output}: already trained, skipped")
         return None

@@ -138,7 +138,9 @@ def _resume(
     if latest is None:
         return Progress(0, Position(0, 0), 0.0)
     saved = read_checkpoint(latest)
-    check_same_config(saved["config"], description["config"], checkpoints.folder.parent)
+    # Settings that the checkpoint does not know were judged when the folder was opened.
+    current = description["config"]
+    check_same_config({**current, **saved["config"]}, current, checkpoints.folder.parent)
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     return Progress(saved["step"], Position(*saved["position"]), saved["minutes"])

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unispeech.config import Config, flatten
+from unispeech.config import Config, defaults, flatten
 from unispeech.errors import ConfigError
 from unispeech.storage import sha256
 
@@ -37,8 +37,13 @@ def describe_run(
     return {**flat, "processes": world_size, **sums}
 
 
-def is_done(folder: Path, flat: Mapping[str, Any]) -> bool:
+def is_done(folder: Path, config: Config, flat: Mapping[str, Any]) -> bool:
     """Whether this very run has finished, on however many processes.
+
+    Args:
+        folder: the experiment folder.
+        config: the resolved configuration.
+        flat: what `describe_run` says of it.
 
     Raises:
         ConfigError: a different run has finished or begun in this folder.
@@ -50,16 +55,18 @@ def is_done(folder: Path, flat: Mapping[str, Any]) -> bool:
         if done:
             # A model that was trained on a cluster is as finished on a laptop.
             saved["processes"] = flat["processes"]
-        check_same_config(saved, flat, folder)
+        # A setting that came with a later version has the value that the run had without it.
+        unsaid = {k: v for k, v in defaults(config).items() if k in flat and k not in saved}
+        check_same_config({**unsaid, **saved}, flat, folder)
     return done
 
 
 def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any], where: Path) -> None:
-    """Raise a ConfigError that lists what changed since the checkpoint was written.
+    """Raise a ConfigError that lists what changed since the run began.
 
     Args:
-        saved: flat configuration in the checkpoint.
-        current: flat configuration of this run.
+        saved: flat configuration of the run.
+        current: flat configuration of this command.
         where: the experiment folder.
     """
     changed = [
