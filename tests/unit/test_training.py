@@ -248,7 +248,7 @@ def test_finetune_freezes_then_learns_and_keeps_the_tokens(shared_corpus, uninte
     folder = tmp_path / "ft"
     options = ["finetune", "--config", str(shared_corpus.finetune), "--output", str(folder)]
     assert main([*options, *shared_corpus.ctc_overrides(uninterrupted), "train.updates=2"]) == 0
-    model, tokens = load_recogniser(folder)
+    model, tokens, _ = load_recogniser(folder)
     assert tokens == ["<blk>", "|", "A", "B"]
     before = load_model(uninterrupted).encoder.state_dict()
     after = model.encoder.state_dict()

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from unispeech.data.config import CropConfig, MixingConfig
 from unispeech.data.labels import LabelStore
-from unispeech.data.manifests import SAMPLING_RATE, load_cuts, read_audio, transcript
+from unispeech.data.manifests import SAMPLING_RATE, load_cuts, read_audio, target
 from unispeech.data.mixing import mix_batch
 from unispeech.data.sampling import BatchSpec, BatchStream, Position, stable_seed
 from unispeech.data.speed import (
@@ -225,7 +225,7 @@ def _whole(cut: MonoCut) -> MonoCut:
 
 
 class CtcDataset(Dataset[CtcBatch]):
-    """Reads whole utterances and their transcripts."""
+    """Reads whole utterances and their transcripts or phones."""
 
     def __init__(
         self,
@@ -244,7 +244,8 @@ class CtcDataset(Dataset[CtcBatch]):
         audio = [self._read(cut, epoch) for cut in spec.cuts]
         if self.is_normalized:
             audio = [normalize(waveform) for waveform in audio]
-        targets = [self.tokenizer.encode(transcript(cut)) for cut in spec.cuts]
+        units = self.tokenizer.units
+        targets = [self.tokenizer.encode(target(cut, units)) for cut in spec.cuts]
         ids = [cut.id for cut in spec.cuts]
         lengths = [len(waveform) for waveform in audio]
         # Lengths that repeat: kernels that are compiled for each shape are then found again.
@@ -274,12 +275,18 @@ def check_transcribed(
     """Cuts that can be fine-tuned on.
 
     Raises:
-        DataError: a transcript is missing or has unknown symbols, or an utterance is longer than
-            `max_seconds` and `drop_long` is false (CTC needs whole utterances).
+        DataError: a transcript (or the phones) is missing or has unknown symbols, or an utterance
+            is longer than `max_seconds` and `drop_long` is false (CTC needs whole utterances).
     """
     kept = []
     for cut in cuts:
-        text = transcript(cut)
+        text = target(cut, tokenizer.units)
+        if not text and tokenizer.units == "phones":
+            raise DataError(
+                f"utterance {cut.id} has no phones",
+                where=where,
+                remedy="run the stage that prepares the targets, or set data.units=letters",
+            )
         if not text:
             raise DataError(
                 f"utterance {cut.id} has no transcript",

@@ -14,6 +14,7 @@ import soundfile
 from lhotse import CutSet, MonoCut
 from lhotse.serialization import deserialize_item
 
+from unispeech.data.config import Units
 from unispeech.errors import DataError
 from unispeech.storage import atomic_path
 
@@ -86,6 +87,17 @@ def write_cuts(cuts: Iterable[MonoCut], path: PathLike) -> None:
 def transcript(cut: MonoCut) -> str:
     """The words of an utterance, "" when it is not transcribed."""
     return " ".join(s.text for s in cut.supervisions if s.text)
+
+
+def phones(cut: MonoCut) -> str:
+    """The phones of an utterance, separated by blanks, "" when it has none."""
+    found = ((s.custom or {}).get("phones", "") for s in cut.supervisions)
+    return " ".join(text for text in found if text)
+
+
+def target(cut: MonoCut, units: Units) -> str:
+    """What a recogniser of these units should say: the transcript or the phones."""
+    return phones(cut) if units == "phones" else transcript(cut)
 
 
 def speaker(cut: MonoCut) -> str:

@@ -109,8 +109,8 @@ def collect(
                 recipe=recipe,
                 dataset=f"{data_name} {one.set}",
                 system=one.system,
-                metric="WER",
-                value=float(one.wer["wer"]),
+                metric=one.metric,
+                value=one.rate,
                 low=float(one.wer["low"]),
                 high=float(one.wer["high"]),
                 paper=row.value if row else None,
@@ -139,7 +139,7 @@ def _conditions(
     }
     conditions.update(decoding_settings(one.decode))
     conditions["utterances"] = int(one.wer.get("utterances", 0))
-    conditions["words"] = int(one.wer.get("words", 0))
+    conditions[one.counted] = int(one.wer.get(one.counted, 0))
     if row:
         conditions[PAPER_ROW] = row.label
     return conditions
@@ -246,7 +246,8 @@ def _measured(results: Sequence[Result]) -> str:
 
 def console(results: Sequence[Result]) -> str:
     """A plain table of the records, the paper's value beside ours."""
-    head = ("data", "system", "decoding", "WER %", "95 % interval", "paper", "state")
+    rate = f"{results[0].metric if results else 'WER'} %"
+    head = ("data", "system", "decoding", rate, "95 % interval", "paper", "state")
     rows = [
         (
             result.dataset,
@@ -270,8 +271,8 @@ def console(results: Sequence[Result]) -> str:
 def describe(conditions: dict[str, Any]) -> str:
     """Scoring conditions as one line."""
     first = f"{conditions.get('decoding')}, LM {conditions.get('LM')}"
-    counts = [f"{conditions[k]} {k}" for k in ("utterances", "words") if k in conditions]
-    known = {"decoding", "LM", "utterances", "words"}
+    counts = [f"{conditions[k]} {k}" for k in ("utterances", "words", "phones") if k in conditions]
+    known = {"decoding", "LM", "utterances", "words", "phones"}
     rest = [f"{k} {v}" for k, v in conditions.items() if k not in known]
     return ", ".join([first, *rest, *counts])
 

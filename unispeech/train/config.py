@@ -7,7 +7,7 @@ from typing import Literal
 import pydantic
 
 from unispeech.config import Config, Paths
-from unispeech.data.config import BatchingConfig, CropConfig, MixingConfig, Speeds
+from unispeech.data.config import BatchingConfig, CropConfig, MixingConfig, Speeds, Units
 from unispeech.models.config import CtcConfig, EncoderConfig
 from unispeech.models.objective import MaskedPredictionConfig, ObjectiveConfig
 
@@ -104,6 +104,8 @@ class CtcDataConfig(Config):
     valid: Paths = ()
     tokens: str = ""
     """`tokens.txt` of the language folder."""
+    units: Units = "letters"
+    """What the tokens are: letters of the transcripts, or the phones of the manifests."""
     max_seconds: float = pydantic.Field(35.0, gt=0)
     """Longest utterance that can be trained on."""
     drop_long: bool = False
