@@ -226,8 +226,7 @@ def _explain(error: pydantic.ValidationError, schema: type[Config], origin: _Fla
 
 
 def _resolve(schema: type[Config], location: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
-    """The keys of pydantic's location, without the kinds it puts between them, and the keys that
-    the last section on the way has."""
+    """The keys of pydantic's location without the kinds in it, and those its last section has."""
     sections = [schema]
     keys = []
     for part in location:

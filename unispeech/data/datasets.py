@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 from lhotse import CutSet, MonoCut
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unispeech.data.config import CropConfig, MixingConfig
 from unispeech.data.labels import LabelStore
 from unispeech.data.manifests import SAMPLING_RATE, load_cuts, read_audio, target
 from unispeech.data.mixing import mix_batch
-from unispeech.data.sampling import BatchSpec, BatchStream, Position, stable_seed
+from unispeech.data.sampling import BatchSpec, Position, stable_seed
 from unispeech.data.speed import (
     change_label_speed,
     change_speed,
@@ -336,7 +336,7 @@ class _Guarded(Dataset[Any]):
             return error
 
 
-def batches(dataset: Dataset[Batch], stream: BatchStream, workers: int) -> Iterator[Batch]:
+def batches(dataset: Dataset[Batch], stream: Sampler[Any], workers: int) -> Iterator[Batch]:
     """The batches of `stream`, read ahead by `workers` processes.
 
     Raises:

@@ -150,8 +150,10 @@ class PretrainingModel(nn.Module):
             for own, ratio in zip(targets.labels, targets.ratios, strict=True)
         ]
         for layer, projected, table in self._projections(output, where):
-            parts = projected.chunk(len(tables), -1) if self._is_chunked else [projected] * len(tables)
-            sets = zip(parts, table.split(tables), labels, strict=True)
+            parts = [projected] * len(tables)
+            if self._is_chunked:
+                parts = list(projected.chunk(len(tables), -1))
+            sets = zip(parts, torch.split(table, list(tables)), labels, strict=True)
             results = [masked_prediction(p, t, y, config.temperature) for p, t, y in sets]
             correct = results[0].correct
             loss = torch.stack([result.loss for result in results]).sum()
@@ -172,7 +174,8 @@ class PretrainingModel(nn.Module):
         layered = self.heads.layer_label
         if layered is None:
             label = self.heads.label
-            assert label is not None and label.final_proj is not None
+            assert label is not None
+            assert label.final_proj is not None
             hidden = output.last.flatten(0, 1)[where]
             return [(self.encoder.config.layers, label.final_proj(hidden), label.label_embeddings)]
         result = []
@@ -189,7 +192,8 @@ class PretrainingModel(nn.Module):
         self, config: UtteranceContrastConfig, output: EncoderOutput, draws: Draws, size: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         head = self.heads.utterance
-        assert isinstance(head, UtteranceContrastHead) and draws.negatives is not None
+        assert isinstance(head, UtteranceContrastHead)
+        assert draws.negatives is not None
         states = output.layers[config.layer].flatten(0, 1)[draws.masked]
         if head.layer_norm_for_extract is not None:
             states = head.layer_norm_for_extract(states)
@@ -219,7 +223,8 @@ class PretrainingModel(nn.Module):
         self, config: FrameContrastConfig, front: FrontEnd, output: EncoderOutput, draws: Draws
     ) -> ObjectiveOutput:
         head = self.heads.contrast
-        assert isinstance(head, FrameContrastHead) and draws.negatives is not None
+        assert isinstance(head, FrameContrastHead)
+        assert draws.negatives is not None
         features = F.dropout(front.features, config.feature_dropout, self.training)
         quantized = _quantize(head.quantizer, features.flatten(0, 1)[draws.masked], draws, 0)
         context = output.last.flatten(0, 1)[draws.masked]
@@ -243,7 +248,8 @@ class PretrainingModel(nn.Module):
         draws: Draws,
     ) -> ObjectiveOutput:
         head, proj = self.heads.contrast, self.heads.proj
-        assert isinstance(head, FrameContrastHead) and proj is not None
+        assert isinstance(head, FrameContrastHead)
+        assert proj is not None
         assert draws.negatives is not None
         valid, order = torch.cat([draws.masked, draws.unmasked]).sort()
         features = F.dropout(front.features, config.feature_dropout, self.training)
@@ -262,6 +268,8 @@ class PretrainingModel(nn.Module):
         )
         size = len(draws.masked)
         if targets.tokens is None:
+            # The same terms everywhere: processes add them up.
+            terms |= {name: loss.new_zeros(()) for name in ("ctc", "tokens")}
             return _with_penalty(config.penalty_weight, front, loss, size, terms)
         hidden = _replaced(output.last, codewords, valid, draws.replace)
         hidden = F.dropout(hidden, config.final_dropout, self.training)
