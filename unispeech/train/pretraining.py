@@ -24,12 +24,13 @@ class PretrainTask:
     """Masked prediction or contrast over the manifests of a configuration.
 
     Raises:
-        ConfigError: the number of label folders does not fit the objective.
+        ConfigError: the label folders or the layers do not fit the objective.
     """
 
     def __init__(self, config: PretrainConfig, process: Process) -> None:
         self.config = config
         self.process = process
+        check_layers(config)
         self.has_unused = has_unused(config)
         self.tokens: list[str] = []
         data = config.data
@@ -99,6 +100,21 @@ class PretrainTask:
         total, correct, size = all_sum(sums.to(self.process.device), self.process).tolist()
         loss = total / max(size, 1.0)
         return {"loss": loss, "accuracy": correct / max(size, 1.0)}, loss
+
+
+def check_layers(config: PretrainConfig) -> None:
+    """Raise a ConfigError when the objective looks at a layer that the encoder does not have."""
+    objective = config.objective
+    if not isinstance(objective, MaskedPredictionConfig):
+        return
+    utterance = () if objective.utterance is None else (objective.utterance.layer,)
+    wrong = [n for n in (*objective.predict_layers, *utterance) if n > config.model.layers]
+    if wrong:
+        raise ConfigError(
+            f"the objective looks at layer {wrong[0]}",
+            where="objective",
+            found=f"the encoder has {config.model.layers} layers",
+        )
 
 
 def has_unused(config: PretrainConfig) -> bool:
