@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lhotse import CutSet
 
@@ -63,6 +63,7 @@ def break_loss(monkeypatch, factors: dict[int, float]) -> None:
     monkeypatch.setattr(PretrainTask, "loss", broken)
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=30))
 def test_scale_halves_on_overflow_and_doubles_after_a_quiet_window(overflows) -> None:
     """fairseq's rule, with its initial scale."""
@@ -201,7 +202,7 @@ def test_attention_logits_beyond_fp16_do_not_overflow(padded, is_relative) -> No
     config = SMALL.model_copy(update={"gated": False, "dim": 64, "attention_dropout": 0.0})
     attention = SelfAttention(config).half()
     for layer in (attention.q_proj, attention.k_proj):
-        torch.nn.init.normal_(layer.weight, std=12.0)
+        torch.nn.init.normal_(layer.weight, std=30.0)
     x = torch.randn(2, 20, 64).half().requires_grad_()
     bias = torch.randn(2, 20, 20).half() if is_relative else None
     mask = torch.zeros(2, 20, dtype=torch.bool)
@@ -234,7 +235,7 @@ def test_recomputed_activations_give_the_same_gradients(precision) -> None:
     calls = []
     hooked = [*model.encoder.encoder.layers, *model.encoder.feature_extractor.conv_layers]
     for module in hooked:
-        module.register_forward_hook(lambda module, *_: calls.append(module))
+        module.register_forward_pre_hook(lambda module, _: calls.append(module))
     again = gradients(model, batch, Precision(config, CPU))
     assert plain.keys() == again.keys()
     assert all(torch.equal(plain[name], again[name]) for name in plain)
@@ -253,32 +254,18 @@ def test_nothing_is_recomputed_without_gradients() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_layers_keep_names_and_continue_bitwise(
-    shared_corpus, tmp_path, monkeypatch
-) -> None:
-    options = ["train.compile=true", "train.updates=5"]
-    common = ["train.checkpoint_every=3", "train.validate_every=5", "model.layer_drop=0"]
-    assert pretrain(shared_corpus, tmp_path / "whole", *options, *common) == 0
-    plain = PretrainTask.loss
-
-    def crash(self, model, batch, update):
-        if update == 5:
-            raise KeyboardInterrupt
-        return plain(self, model, batch, update)
-
-    monkeypatch.setattr(PretrainTask, "loss", crash)
-    pretrain(shared_corpus, tmp_path / "parts", *options, *common)
-    monkeypatch.undo()
-    torch.compiler.reset()
-    assert pretrain(shared_corpus, tmp_path / "parts", *options, *common) == 0
-    whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert pretrain(shared_corpus, tmp_path / "eager", "train.updates=5", *common) == 0
-    eager = final(tmp_path / "eager")
-    assert eager.keys() == whole.keys()
-    losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("whole", "eager")]
-    # Dropout draws from another stream, so only the size of the loss can be compared.
-    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+def test_compiled_layers_keep_names_and_gradients() -> None:
+    quiet = {"dropout": 0.0, "attention_dropout": 0.0, "input_dropout": 0.0, "layers": 1}
+    model, batch = model_and_batch(**quiet, layer_drop=0.0)
+    precision = Precision(TrainConfig(), CPU)
+    names = list(model.state_dict())
+    plain = gradients(model, batch, precision)
+    set_execution(model, TrainConfig(compile=True))
+    compiled = gradients(model, batch, precision)
+    assert list(model.state_dict()) == names
+    assert plain.keys() == compiled.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, atol=1e-5, rtol=1e-4)
 
 
 def test_compilation_without_a_compiler_is_a_clear_error(monkeypatch) -> None:
