@@ -66,7 +66,7 @@ def break_loss(monkeypatch, factors: dict[int, float]) -> None:
 @settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=30))
 def test_scale_halves_on_overflow_and_doubles_after_a_quiet_window(overflows) -> None:
-    """fairseq's rule, with its initial scale."""
+    """The rule of fairseq, from its initial scale."""
     config = TrainConfig(precision="fp16", loss_scale=LossScaleConfig(window=3, minimum=1e-30))
     precision = Precision(config, CPU)
     weight = torch.nn.Parameter(torch.zeros(1))

@@ -37,6 +37,8 @@ class PositionalConv(nn.Module):
     def weight(self) -> Tensor:
         """Filters `(D, D / groups, K)`; computed once for weights that do not change."""
         if torch.is_grad_enabled():
+            # Fused optimizers change a weight without giving it a new version.
+            self._folded = None
             return self.weight_g * (self.weight_v / self._norm())
         v = self.weight_v
         # Moving a module changes neither the parameter's identity nor its version.
