@@ -153,10 +153,9 @@ def make_sets(
         known = {clip.name: clip for name in ("validated", "train") for clip in tables[name]}
         rest = _others(known.values(), held_out)
         if code in sources:
-            reserved = [few["dev"], few["test"], few["train"]] if code == target else []
-            dev = corpus.draw(_others(tables["dev"], reserved), hours[1])
+            dev = _others(tables["dev"], [few["test"], few["train"]] if code == target else [])
             sets[f"{code}-train"] = corpus.cuts(rest)
-            sets[f"{code}-dev"] = corpus.cuts(dev)
+            sets[f"{code}-dev"] = corpus.cuts(corpus.draw(dev, hours[1]))
         if code == target:
             sets["pretrain"] = corpus.cuts(rest, transcribed=False)
             sets |= {name: corpus.cuts(clips) for name, clips in few.items()}
