@@ -72,6 +72,9 @@ class MixingConfig(Config):
     noise_snr: tuple[float, float] = (-5.0, 20.0)
     max_share: float = pydantic.Field(0.5, gt=0, le=1)
     """Longest overlap as a share of the utterance; up to a half, the first speaker dominates."""
+    stream: Literal["batch", "reference"] = "batch"
+    """`reference`: the released collater's draws in its order, in which an utterance may be mixed
+    with itself and with rows that are already mixed."""
 
 
 class BatchingConfig(Config):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from lhotse import CutSet, MonoCut
 from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import Sampler
@@ -47,6 +48,7 @@ class BatchStream(Sampler[BatchSpec]):
         world_size: number of processes; each gets its own batches, all the same number.
         start: first batch to yield.
         epochs: number of epochs, None for endless.
+        keep: probability with which an utterance is in an epoch, by id; 1 for those not named.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class BatchStream(Sampler[BatchSpec]):
         world_size: int = 1,
         start: Position = BEGINNING,
         epochs: int | None = None,
+        keep: Mapping[str, float] | None = None,
     ) -> None:
         self.cuts = cuts
+        self.keep = keep or {}
         self.config = config
         self.seed = seed
         self.rank = rank
@@ -68,14 +72,24 @@ class BatchStream(Sampler[BatchSpec]):
         self.epochs = epochs
         self._by_id = {cut.id: cut for cut in cuts}
 
+    def _drawn(self, epoch: int) -> CutSet:
+        """The utterances of one epoch."""
+        if not self.keep:
+            return self.cuts
+        rng = np.random.default_rng(stable_seed(self.seed, epoch, "keep"))
+        pairs = zip(self._by_id.items(), rng.random(len(self._by_id)), strict=True)
+        kept = [cut for (name, cut), drawn in pairs if drawn < self.keep.get(name, 1.0)]
+        return CutSet.from_cuts(kept or list(self._by_id.values()))
+
     def _sampler(self, epoch: int) -> DynamicBucketingSampler:
+        cuts = self._drawn(epoch)
         with warnings.catch_warnings():
             # lhotse advises lazy manifests; ours are lists because labels are looked up by cut.
             warnings.filterwarnings("ignore", message=".*eagerly read CutSet")
             sampler = DynamicBucketingSampler(
-                self.cuts,
+                cuts,
                 max_duration=self.config.max_seconds,
-                num_buckets=min(self.config.buckets, len(self.cuts)),
+                num_buckets=min(self.config.buckets, len(cuts)),
                 shuffle=True,
                 drop_last=False,
                 seed=self.seed,
@@ -107,6 +121,34 @@ class BatchStream(Sampler[BatchSpec]):
         copies = {cut.id.rpartition("_dup")[0] for cut in cuts if cut.id not in self._by_id}
         names = copies - {cut.id for cut in own}
         return own + [self._by_id[name] for name in sorted(names)]
+
+
+def balanced(parts: Sequence[CutSet], temperature: float) -> tuple[CutSet, dict[str, float]]:
+    """All utterances, and how often each is drawn so that the parts get their shares.
+
+    A part of h hours gets a share proportional to `h ** temperature` (UniSpeech's multilingual
+    training: 0.5). The part that is drawn most has every utterance in every epoch.
+
+    Args:
+        parts: utterances of each language or source.
+        temperature: 1 takes every utterance once an epoch.
+
+    Returns:
+        The utterances, and the probabilities below 1 by id.
+    """
+    together = CutSet.from_cuts([cut for part in parts for cut in part])
+    if temperature == 1.0 or len(parts) < 2:
+        return together, {}
+    hours = np.array([sum(cut.duration for cut in part) for part in parts])
+    rates = hours**temperature / hours
+    rates /= rates.max()
+    keep = {
+        cut.id: float(rate)
+        for part, rate in zip(parts, rates, strict=True)
+        if rate < 1.0
+        for cut in part
+    }
+    return together, keep
 
 
 def stable_seed(*parts: object) -> int:

@@ -8,7 +8,8 @@ import pydantic
 
 from unispeech.config import Config, Paths
 from unispeech.data.config import BatchingConfig, CropConfig, MixingConfig, Speeds, Units
-from unispeech.models.config import CtcConfig, EncoderConfig, MaskedPredictionConfig
+from unispeech.models.config import CtcConfig, EncoderConfig
+from unispeech.models.objective import MaskedPredictionConfig, ObjectiveConfig
 
 
 class OptimConfig(Config):
@@ -57,8 +58,21 @@ class PretrainDataConfig(Config):
     """Manifests to train on."""
     valid: Paths = ()
     """Manifests to validate on."""
-    labels: str = ""
-    """Folder written by `label`."""
+    labels: Paths = ()
+    """Folders written by `label`, one for each label set of a masked prediction."""
+    tokens: str = ""
+    """`tokens.txt` of the language folder, for the CTC of a multitask objective."""
+    units: Units = "letters"
+    """What the tokens are."""
+    unlabelled: Paths = ()
+    """Multitask: manifests of audio alone, which is trained on by contrast only."""
+    unlabelled_share: float | None = pydantic.Field(None, ge=0, lt=1)
+    """Share of the batches that are of audio alone; None is its share of the hours."""
+    temperature: float = pydantic.Field(1.0, ge=0, le=1)
+    """Manifests are drawn in proportion to their hours to this power: 1 takes every utterance
+    once, 0.5 is the multilingual setting of UniSpeech, 0 draws all manifests alike."""
+    max_seconds: float = pydantic.Field(20.0, gt=0)
+    """Multitask: longer transcribed utterances are left out (CTC needs whole ones)."""
     noise: Paths = ()
     """Manifests of noises for mixing."""
     crop: CropConfig = CropConfig()
@@ -69,10 +83,15 @@ class PretrainDataConfig(Config):
 
 
 class PretrainConfig(Config):
-    """WavLM pre-training; the defaults are WavLM Base."""
+    """Pre-training; the defaults are WavLM Base."""
 
+    init: str = ""
+    """Model to continue from: a released model's name, a file, or an experiment folder. The rate
+    starts anew; the sizes of the encoder are the file's."""
+    init_heads: Literal["new", "load"] = "new"
+    """`load`: also take the heads that the model has and the objective wants."""
     model: EncoderConfig = EncoderConfig()
-    objective: MaskedPredictionConfig = MaskedPredictionConfig()
+    objective: ObjectiveConfig = MaskedPredictionConfig()
     data: PretrainDataConfig = PretrainDataConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()

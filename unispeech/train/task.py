@@ -56,9 +56,11 @@ def batch_stream(
     start: Position = BEGINNING,
     epochs: int | None = None,
     *,
+    keep: Mapping[str, float] | None = None,
     config: BatchingConfig,
     seed: int,
     process: Process,
 ) -> BatchStream:
     """The batches of `cuts`, a CutSet, for one process; arguments as in `BatchStream`."""
-    return BatchStream(cuts, config, seed, process.rank, process.world_size, start, epochs)
+    ranks = (process.rank, process.world_size)
+    return BatchStream(cuts, config, seed, *ranks, start, epochs, keep)
