@@ -87,7 +87,11 @@ def manifest_lines(path: PathLike) -> Iterator[str]:
 
 def write_cuts(cuts: Iterable[MonoCut], path: PathLike) -> None:
     """Write cuts as `.jsonl.gz`, atomically; the same cuts always give the same bytes."""
-    lines = (json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts)
+    write_lines((json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts), path)
+
+
+def write_lines(lines: Iterable[str], path: PathLike) -> None:
+    """Write the lines of a manifest as they come; the same lines always give the same bytes."""
     # The time and the file name in the gzip header would change the checksum.
     with (
         atomic_path(path) as temporary,

@@ -8,15 +8,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
-FILES = 256
+from unispeech.errors import DataError
 
 
 class Partition:
     """Collects lines under keys and gives them back group by group, each sorted by hash.
 
     Equal keys come into the same group, and the order over all groups is a shuffle that depends on
-    the seed alone. One group at a time is in memory, a 256th of the lines.
+    the seed alone. One group at a time is in memory, one 256th of the lines.
 
     Args:
         folder: where the temporary files go; they need as much space as the lines.
@@ -29,10 +30,7 @@ class Partition:
         self._folder = Path(
             self._stack.enter_context(tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder))
         )
-        self._files = [
-            self._stack.enter_context((self._folder / f"{number:03d}").open("wb"))
-            for number in range(FILES)
-        ]
+        self._files: dict[int, BinaryIO] = {}
 
     def __enter__(self) -> Partition:
         return self
@@ -46,16 +44,26 @@ class Partition:
         self._stack.close()
 
     def add(self, key: str, line: str) -> None:
-        """Keep a line (without a line break) under a key (without a tab)."""
+        """Keep a line (without a line break) under a key.
+
+        Raises:
+            DataError: the key holds a tab or a line break.
+        """
+        if "\t" in key or "\n" in key:
+            raise DataError("an id must not hold tabs or line breaks", found=repr(key))
         digest = hashlib.blake2b(key.encode(), key=self._seed, digest_size=8).digest()
         row = b"\t".join((digest.hex().encode(), key.encode(), line.encode())) + b"\n"
-        self._files[digest[0]].write(row)
+        number = digest[0]
+        if number not in self._files:
+            file = (self._folder / f"{number:03d}").open("wb")
+            self._files[number] = self._stack.enter_context(file)
+        self._files[number].write(row)
 
     def groups(self) -> Iterator[list[tuple[str, str]]]:
         """Keys and lines of each group; nothing can be added any more."""
-        for file in self._files:
+        for file in self._files.values():
             file.close()
-        for number in range(FILES):
+        for number in sorted(self._files):
             rows = (self._folder / f"{number:03d}").read_bytes().split(b"\n")[:-1]
             rows.sort()
             parts = (row.decode().split("\t", 2) for row in rows)
