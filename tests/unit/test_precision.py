@@ -16,18 +16,19 @@ from lhotse import CutSet
 from unispeech.__main__ import main
 from unispeech.data.config import BatchingConfig
 from unispeech.data.datasets import load_manifests
-from unispeech.data.sampling import BatchStream
+from unispeech.data.sampling import BatchStream, largest
 from unispeech.errors import DependencyError
 from unispeech.models.attention import SelfAttention
-from unispeech.models.config import ConvLayer, EncoderConfig, MaskedPredictionConfig
+from unispeech.models.config import ConvLayer, EncoderConfig
+from unispeech.models.draws import draw, layout
+from unispeech.models.objective import MaskedPredictionConfig
 from unispeech.models.pretrained import read_checkpoint
-from unispeech.models.pretraining import MaskedPredictionModel
+from unispeech.models.pretraining import PretrainingModel, Targets
 from unispeech.train.config import LossScaleConfig, OptimConfig, TrainConfig
 from unispeech.train.execution import set_execution
 from unispeech.train.optim import build_optimizer, set_step
 from unispeech.train.precision import Precision
 from unispeech.train.pretraining import PretrainTask
-from unispeech.train.probe import largest
 
 CPU = torch.device("cpu")
 SMALL = EncoderConfig(
@@ -159,20 +160,23 @@ def test_bf16_stops_at_once(shared_corpus, tmp_path, monkeypatch, capsys) -> Non
     assert "the loss of update 2 is nan" in capsys.readouterr().err
 
 
-def model_and_batch(**changes: object) -> tuple[MaskedPredictionModel, tuple]:
+def model_and_batch(**changes: object) -> tuple[PretrainingModel, tuple]:
     torch.manual_seed(0)
-    model = MaskedPredictionModel(
-        SMALL.model_copy(update=changes), MaskedPredictionConfig(final_dim=8), 6
-    )
+    objective = MaskedPredictionConfig(final_dim=8)
+    model = PretrainingModel(SMALL.model_copy(update=changes), objective, (6,))
     generator = torch.Generator().manual_seed(1)
     waveforms = 0.1 * torch.randn(3, 8000, generator=generator)
     labels = torch.randint(0, 6, (3, 190), generator=generator)
     lengths = torch.tensor([8000, 7000, 5000])
-    return model.train(), (waveforms, lengths, labels, 1, torch.tensor([3, 4, 5]), 11)
+    targets = Targets((labels,), (1,))
+    config = model.encoder.config
+    frames = layout(config, *waveforms.shape, lengths, targets.labels, targets.ratios)
+    draws = draw(objective, config, frames, torch.tensor([3, 4, 5]), 0, 11)
+    return model.train(), (waveforms, lengths, targets, draws)
 
 
 def gradients(
-    model: MaskedPredictionModel, batch: tuple, precision: Precision
+    model: PretrainingModel, batch: tuple, precision: Precision
 ) -> dict[str, torch.Tensor]:
     model.zero_grad(set_to_none=True)
     torch.manual_seed(2)

@@ -119,7 +119,9 @@ def test_continue_from_a_model(trained, shared_corpus, tmp_path, capsys) -> None
     assert max((before[k] - after[k]).abs().max() for k in before) < 1e-5
 
 
-def test_another_shape_than_the_models_is_an_error(trained, shared_corpus, tmp_path, capsys) -> None:
+def test_another_shape_than_the_models_is_an_error(
+    trained, shared_corpus, tmp_path, capsys
+) -> None:
     name, folder = trained
     own = options(shared_corpus, name, tmp_path / "new", f"init={folder}", "model.ffn_dim=64")
     assert main(own) == 78
@@ -171,7 +173,9 @@ def test_mixed_stream_continues_anywhere(shared_corpus) -> None:
     for start in (1, 7, 23):
         rest = list(itertools.islice(MixedStream(own, audio, 0.3, start), 40 - start))
         pairs = zip(whole[start:], rest, strict=True)
-        assert all(a.position == b.position and list(a.cuts.ids) == list(b.cuts.ids) for a, b in pairs)
+        assert all(
+            a.position == b.position and list(a.cuts.ids) == list(b.cuts.ids) for a, b in pairs
+        )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5])

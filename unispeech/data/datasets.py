@@ -373,7 +373,7 @@ def batches(
         DataError: an utterance cannot be read.
     """
     source: Dataset[Any] = _Guarded(dataset)
-    sampler = stream if isinstance(stream, BatchStream) else None
+    sampler = None if isinstance(stream, ShardStream) else stream
     if isinstance(stream, ShardStream):
         source = _Sharded(dataset, stream)
         if stream.rank == 0:

@@ -129,6 +129,25 @@ class BatchStream(Sampler[BatchSpec]):
         return own + [self._by_id[name] for name in sorted(names)]
 
 
+def largest(stream: BatchStream, planned: int = 20_000) -> list[BatchSpec]:
+    """The batches with most audio after cropping, after padding, and with longest attention.
+
+    Args:
+        stream: a single pass.
+        planned: batches that are looked at; no audio is read for that.
+    """
+    sizes = []
+    for spec in itertools.islice(stream, planned):
+        durations = [cut.duration for cut in spec.cuts]
+        rows, shortest, longest = len(durations), min(durations), max(durations)
+        sizes.append((spec, (rows * shortest, rows * longest, rows * longest**2)))
+    chosen = {}
+    for measure in range(3):
+        spec = max(sizes, key=lambda entry: entry[1][measure])[0]
+        chosen[spec.position] = spec
+    return list(chosen.values())
+
+
 def balanced(parts: Sequence[CutSet], temperature: float) -> tuple[CutSet, dict[str, float]]:
     """All utterances, and how often each is drawn so that the parts get their shares.
 

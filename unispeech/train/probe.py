@@ -5,42 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
-from unispeech.data.sampling import BatchSpec, BatchStream
 from unispeech.errors import ConfigError
 from unispeech.models.transformer import Transformer
 from unispeech.train.config import TrainConfig
 from unispeech.train.log import memory_mb
 from unispeech.train.parallel import Process
 from unispeech.train.precision import Precision
-from unispeech.train.task import Task, batch_stream
-
-PLANNED = 20_000
-"""Batches of the first epoch that are looked at; no audio is read for that."""
+from unispeech.train.task import Task
 
 
 def is_wanted(config: TrainConfig, process: Process) -> bool:
     """Whether to probe: memory is scarce on a GPU, and what is too much there ends the run."""
     return process.device.type == "cuda" if config.probe == "auto" else config.probe
-
-
-def largest(stream: BatchStream) -> list[BatchSpec]:
-    """The batches with most audio after cropping, after padding, and with longest attention."""
-    sizes = []
-    for spec in islice(stream, PLANNED):
-        durations = [cut.duration for cut in spec.cuts]
-        rows, shortest, longest = len(durations), min(durations), max(durations)
-        sizes.append((spec, (rows * shortest, rows * longest, rows * longest**2)))
-    chosen = {}
-    for measure in range(3):
-        spec = max(sizes, key=lambda entry: entry[1][measure])[0]
-        chosen[spec.position] = spec
-    return list(chosen.values())
 
 
 def run_largest(
@@ -67,24 +48,15 @@ def run_largest(
     Raises:
         ConfigError: a batch does not fit.
     """
-    config = task.config
-    stream = batch_stream(
-        task.train_cuts,
-        epochs=1,
-        config=config.data.batching,
-        seed=config.train.seed,
-        process=process,
-    )
     moments = []
     if not optimizer.state:
         with out_of_memory("weights and optimizer"):
             # What the first step will allocate.
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             moments = [torch.empty_like(p) for p in parameters for _ in range(2)]
-    shown, most = "", -1.0
+    shown, most = "not known before it is read", -1.0
     with _all_layers(model):
-        for spec in largest(stream):
-            batch = task.dataset[spec]
+        for batch in task.largest_batches():
             size = f"{len(batch.ids)} utterances, {batch.seconds:.0f} s"
             with out_of_memory(size):
                 with precision.autocast():

@@ -33,15 +33,13 @@ class Task(Protocol):
 
     has_unused: bool
     """Whether some parameters get no gradient in some updates."""
-    config: Any
-    """Its `data.batching` and `train.seed` say how batches are drawn."""
-    train_cuts: Any
-    """The CutSet that batches are drawn from."""
-    dataset: Any
-    """Makes a batch of a `BatchSpec`."""
 
     def batches(self, start: Position) -> Iterator[Any]:
         """Endless training batches of this process from `start` on."""
+        ...
+
+    def largest_batches(self) -> list[Any]:
+        """Batches of one epoch that need most memory, from a stream of their own."""
         ...
 
     def loss(self, model: nn.Module, batch: Any, update: int) -> LossOutput:
