@@ -1,14 +1,16 @@
-"""English sentences of four to nine words from a small grammar, for corpora that are made up.
+"""Sentences from a small grammar, for corpora that are made up.
 
-Every category is a deck of cards: a word comes back only after all the others of its category
-were dealt, so that a few hundred sentences use the whole vocabulary. Homophones (two/to) are
-left out, because the speech could not tell them apart.
+The one of this file is English, with four to nine words a sentence. Every category is a deck of
+cards: a word comes back only after all the others of its category were dealt, so that a few hundred
+sentences use the whole vocabulary. Homophones (two/to) are left out, because the speech could not
+tell them apart.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 WORDS = {
     "determiner": "the a this that every another my your our their her",
@@ -92,6 +94,16 @@ PHRASES = {
     ),
 }
 SHORTEST, LONGEST = 4, 9
+
+
+class Rules(NamedTuple):
+    """A grammar: words by category, phrases by symbol, and what is done to whole sentences."""
+
+    words: Mapping[str, Sequence[str]]
+    phrases: Mapping[str, Sequence[str]]
+    finish: Callable[[list[str]], list[str]] = list
+
+
 VOWELS = "aeiou"
 
 
@@ -103,10 +115,16 @@ def vocabulary() -> set[str]:
 
 
 class Grammar:
-    """Sentences in lower case without punctuation; equal seeds give equal sentences."""
+    """Sentences in lower case without punctuation; equal seeds give equal sentences.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: of all choices.
+        rules: the grammar; English when not given.
+    """
+
+    def __init__(self, seed: int, rules: Rules | None = None) -> None:
         self._random = random.Random(seed)
+        self._rules = rules or ENGLISH
         self._decks: dict[str, list[str]] = {}
 
     def sentences(
@@ -125,18 +143,18 @@ class Grammar:
         while True:
             words = self._expand("SENTENCE")
             if SHORTEST <= len(words) <= LONGEST and len(set(words) - {"the"}) > 2:
-                return " ".join(_articles(words))
+                return " ".join(self._rules.finish(words))
 
     def _expand(self, symbol: str) -> list[str]:
-        if symbol in PHRASES:
-            rule = self._random.choice(PHRASES[symbol])
+        if symbol in self._rules.phrases:
+            rule = self._random.choice(self._rules.phrases[symbol])
             return [word for part in rule.split() for word in self._expand(part)]
-        return [self._deal(symbol)] if symbol in WORDS else [symbol]
+        return self._deal(symbol).split() if symbol in self._rules.words else [symbol]
 
     def _deal(self, category: str) -> str:
         deck = self._decks.setdefault(category, [])
         if not deck:
-            deck.extend(WORDS[category].split())
+            deck.extend(self._rules.words[category])
             self._random.shuffle(deck)
         return deck.pop()
 
@@ -147,3 +165,6 @@ def _articles(words: list[str]) -> list[str]:
         "an" if word == "a" and follower[:1] in VOWELS and follower else word
         for word, follower in zip(words, followers, strict=True)
     ]
+
+
+ENGLISH = Rules({name: words.split() for name, words in WORDS.items()}, PHRASES, _articles)

@@ -39,7 +39,10 @@ class Config(pydantic.BaseModel):
         for name, field in cls.model_fields.items():
             given, default = complete.get(name), field.default
             if isinstance(given, dict) and isinstance(default, Config):
-                complete[name] = _overlay(default.model_dump(), given)
+                base = default.model_dump()
+                # A section of another kind has keys and defaults of its own.
+                if given.get("kind", base.get("kind")) == base.get("kind"):
+                    complete[name] = _overlay(base, given)
         return complete
 
 
@@ -196,7 +199,7 @@ def _merge(
 
 def _explain(error: pydantic.ValidationError, schema: type[Config], origin: _Flat) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    location = tuple(str(part) for part in first["loc"])
+    location, valid = _resolve(schema, tuple(str(part) for part in first["loc"]))
     key = ".".join(location)
     source = next(
         (origin[location[:n]] for n in range(len(location), 0, -1) if location[:n] in origin),
@@ -205,7 +208,6 @@ def _explain(error: pydantic.ValidationError, schema: type[Config], origin: _Fla
     more = len(error.errors()) - 1
     remedy = f"{more} more problem(s) after this one" if more else None
     if first["type"] == "extra_forbidden":
-        valid = _valid_keys(schema, location[:-1])
         return ConfigError(
             f"unknown key '{key}'{nearest(location[-1], valid)}",
             where=source,
@@ -223,14 +225,22 @@ def _explain(error: pydantic.ValidationError, schema: type[Config], origin: _Fla
     )
 
 
-def _valid_keys(schema: type[Config], path: Iterable[str]) -> list[str]:
-    fields = schema.model_fields
-    for name in path:
-        if name not in fields:
+def _resolve(schema: type[Config], location: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The keys of pydantic's location without the kinds in it, and those its last section has."""
+    sections = [schema]
+    keys = []
+    for part in location:
+        of_kind = [s for s in sections if _kind(s) == part]
+        if of_kind and not any(part in s.model_fields for s in sections):
+            sections = of_kind
             continue
-        annotation = fields[name].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, Config)]
-        if nested:
-            fields = nested[0].model_fields
-    return list(fields)
+        keys.append(part)
+        annotations = [s.model_fields[part].annotation for s in sections if part in s.model_fields]
+        inner = [c for a in annotations for c in (a, *getattr(a, "__args__", ()))]
+        nested = [c for c in inner if isinstance(c, type) and issubclass(c, Config)]
+        sections = nested or sections
+    return tuple(keys), sorted({name for section in sections for name in section.model_fields})
+
+
+def _kind(section: type[Config]) -> object:
+    return section.model_fields["kind"].default if "kind" in section.model_fields else None

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from unispeech.losses.masked import label_logits, masked_prediction
-from unispeech.models.config import ConvLayer, EncoderConfig, MaskedPredictionConfig
+from unispeech.models.config import ConvLayer, EncoderConfig
 from unispeech.models.ctc import ctc_loss
-from unispeech.models.pretraining import SPECIAL_LABELS, MaskedPredictionModel
+from unispeech.models.draws import draw, layout
+from unispeech.models.objective import SPECIAL_LABELS, MaskedPredictionConfig
+from unispeech.models.pretraining import PretrainingModel, Targets
 
 
 def golden() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -43,7 +45,7 @@ def test_equals_the_references_positive_first_form() -> None:
     assert int(result.correct) == int((cosine.argmax(1) == labels).sum())
 
 
-def tiny_model(**objective: object) -> MaskedPredictionModel:
+def tiny_model(**objective: object) -> PretrainingModel:
     torch.manual_seed(0)
     shape = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
     encoder = EncoderConfig(
@@ -59,7 +61,16 @@ def tiny_model(**objective: object) -> MaskedPredictionModel:
         input_dropout=0,
         layer_drop=0,
     )
-    return MaskedPredictionModel(encoder, MaskedPredictionConfig(final_dim=8, **objective), 5)
+    return PretrainingModel(encoder, MaskedPredictionConfig(final_dim=8, **objective), (5,))
+
+
+def run(model: PretrainingModel, waveforms: torch.Tensor, labels: torch.Tensor, ratio: int):
+    """The output of a batch and the choices that were drawn for it."""
+    config, targets = model.encoder.config, Targets((labels,), (ratio,))
+    batch = layout(config, *waveforms.shape, None, targets.labels, targets.ratios)
+    seeds = torch.arange(3, 3 + len(labels))
+    draws = draw(model.objective, config, batch, seeds, 0, 0)
+    return model(waveforms, None, targets, draws), draws
 
 
 def test_only_masked_labelled_frames_count_and_the_sum_is_as_defined() -> None:
@@ -67,15 +78,17 @@ def test_only_masked_labelled_frames_count_and_the_sum_is_as_defined() -> None:
     waveforms = torch.randn(2, 16000, generator=torch.Generator().manual_seed(1))
     labels = torch.randint(0, 5, (2, 100), generator=torch.Generator().manual_seed(2))
     labels[1, 60:] = -1
-    seeds = torch.tensor([3, 4])
-    output = model(waveforms, None, labels, 2, seeds, 0)
+    output, draws = run(model, waveforms, labels, 2)
     front = model.encoder.front_end(waveforms, None, 50)
-    mask = model._time_mask(None, 2, 49, seeds)
+    mask = draws.time_mask
     hidden = model.encoder.encode(front, mask).last
     targets = labels[:, :98:2]
     where = mask & (targets >= 0)
     assert output.sample_size == int(where.sum())
-    logits = label_logits(model.final_proj(hidden[where]), model.label_embeddings, 0.1)
+    head = model.heads.label
+    assert head is not None
+    assert head.final_proj is not None
+    logits = label_logits(head.final_proj(hidden[where]), head.label_embeddings, 0.1)
     expected = F.cross_entropy(logits, targets[where] + SPECIAL_LABELS, reduction="sum")
     penalty = model.encoder.feature_extractor(waveforms, None, "exact").square().mean()
     total = expected + 3.0 * penalty * output.sample_size
@@ -84,16 +97,14 @@ def test_only_masked_labelled_frames_count_and_the_sum_is_as_defined() -> None:
 
 def test_labels_that_end_early_trim_the_frames() -> None:
     model = tiny_model(penalty_weight=0.0)
-    waveforms = torch.randn(1, 16000)
-    short = model(waveforms, None, torch.zeros(1, 40, dtype=torch.long), 1, torch.tensor([1]), 0)
-    mask = model._time_mask(None, 1, 40, torch.tensor([1]))
-    assert short.sample_size == int(mask.sum())
+    output, draws = run(model, torch.randn(1, 16000), torch.zeros(1, 40, dtype=torch.long), 1)
+    assert draws.time_mask.shape == (1, 40)
+    assert output.sample_size == int(draws.time_mask.sum())
 
 
 def test_unmasked_frames_are_an_option() -> None:
     model = tiny_model(penalty_weight=0.0, unmasked_weight=1.0)
-    labels = torch.zeros(1, 49, dtype=torch.long)
-    output = model(torch.randn(1, 16000), None, labels, 1, torch.tensor([1]), 0)
+    output, _ = run(model, torch.randn(1, 16000), torch.zeros(1, 49, dtype=torch.long), 1)
     assert output.sample_size == 49
     torch.testing.assert_close(output.loss, output.terms["masked"] + output.terms["unmasked"])
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unispeech.models.config import MaskConfig
-from unispeech.models.masking import span_mask
+from unispeech.models.masking import reference_masks, span_mask
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,26 @@ def test_mean_number_of_spans_is_exact() -> None:
     counts = [span_mask(10, config, np.random.default_rng(s)).sum() for s in range(4000)]
     assert set(counts) == {3, 4}
     assert np.mean(counts) == pytest.approx(3.3, abs=0.03)
+
+
+def test_reference_stream_gives_the_references_masks() -> None:
+    """The specification's goldens A, B and C (`np.random.seed`, static lengths)."""
+    config = MaskConfig(prob=0.65)
+    masks = reference_masks((2, 50), None, config, np.random.RandomState(1234))
+    rows = [np.flatnonzero(mask).tolist() for mask in masks]
+    assert rows[0] == [*range(8, 15), *range(16, 26), *range(27, 31)]
+    assert rows[1] == [*range(11), *range(22, 32)]
+
+    config = MaskConfig(prob=0.8)
+    masks = reference_masks((2, 50), (50, 30), config, np.random.RandomState(1234))
+    rows = [np.flatnonzero(mask).tolist() for mask in masks]
+    assert rows[0] == [8, 12, 15, 19, 21, 22, 23, 24, 25, 27, 28]
+    assert rows[1] == list(range(2, 13))
+
+    config = MaskConfig(prob=0.25, length=64, min_spans=0)
+    masks = reference_masks((2, 768), None, config, np.random.RandomState(7))
+    assert masks.sum(1).tolist() == [146, 146]
+    assert np.flatnonzero(masks[1]).tolist() == list(range(584, 730))
+    starts = np.flatnonzero(np.diff(np.concatenate([[0], masks[0].astype(int)])) == 1)
+    assert len(starts) == 28
+    assert starts[0] == 270

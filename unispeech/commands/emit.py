@@ -36,10 +36,10 @@ def run(args: argparse.Namespace) -> None:
     from unispeech.models.pretrained import load_recogniser
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, tokens = load_recogniser(checkpoint, device)
+    model, tokens, units = load_recogniser(checkpoint, device)
     config = model.encoder.config
     cuts = load_cuts(args.manifest)
-    meta = {**sums, "model": str(args.model), "manifest": str(args.manifest)}
+    meta = {**sums, "model": str(args.model), "manifest": str(args.manifest), "units": units}
     with (
         torch.inference_mode(),
         EmissionWriter(args.output, tokens, config.hop / SAMPLING_RATE, meta) as writer,

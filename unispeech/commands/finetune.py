@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
             "encoder": encoder.model_dump(mode="json"),
             "ctc": config.ctc.model_dump(mode="json"),
             "tokens": task.tokenizer.tokens,
+            "units": task.tokenizer.units,
             "init_sha256": sha256(weights_file(config.init)),
         }
         run_training(model, task, config, args.output, flat, description, process)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from unispeech.data.manifests import load_cuts, read_audio, speaker, transcript
+from unispeech.data.manifests import load_cuts, read_audio, speaker, target
 from unispeech.decode.emissions import EmissionReader
 from unispeech.errors import DataError, UnispeechError, UsageError, nearest
 from unispeech.report import experiment as experiments
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(
             "nothing was scored",
             where=args.exp,
-            expected="infer/<system>/<set>/<method>/wer.json",
+            expected="infer/<system>/<set>/<method>/wer.json or per.json",
             remedy="run the infer and score stages first",
         )
     rows = results.collect(
@@ -98,7 +98,7 @@ def _words(experiment: experiments.Experiment) -> dict[Path, WordErrors]:
             cuts = load_cuts(experiment.root / "data" / f"{one.set}.jsonl.gz")
             lines = (one.folder / "text").read_text(encoding="utf-8").splitlines()
             texts = {name: text for name, _, text in (line.partition(" ") for line in lines)}
-            references = {cut.id: transcript(cut) for cut in cuts}
+            references = {cut.id: target(cut, one.units) for cut in cuts}
             names = {cut.id: speaker(cut) for cut in cuts}
             found[one.folder] = wer(references, texts, names, resamples=0, allow_missing=True)
         except (UnispeechError, OSError) as error:

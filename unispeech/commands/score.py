@@ -1,8 +1,8 @@
-"""Word error rate of decoded sets, with alignments and a bootstrap interval.
+"""Word or phone error rate of decoded sets, with alignments and a bootstrap interval.
 
-Reads `text` of every --hypothesis folder, writes `wer.json` and `alignments.txt` beside it and
-prints one line. --compare gives the difference to another system on the same utterances, with
-its interval, and writes `comparison.json`.
+Reads `text` of every --hypothesis folder, writes `wer.json` (`per.json`, when phones were decoded)
+and `alignments.txt` beside it and prints one line. --compare gives the difference to another system
+on the same utterances, with its interval, and writes `comparison.json`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Literal
 
+from unispeech.decode.results import read_json
 from unispeech.errors import DataError, UsageError
 from unispeech.score.wer import WordErrors, cer, compare, format_alignments, format_line, wer
 from unispeech.storage import sha256, write_json, write_text
@@ -40,18 +42,17 @@ def run(args: argparse.Namespace) -> None:
         return
 
     # Imported only now: skipping what is there takes no time.
-    from unispeech.data.manifests import load_cuts, speaker, transcript
+    from unispeech.data.manifests import load_cuts, speaker, target
 
     cuts = list(load_cuts(args.reference))
-    references = {cut.id: transcript(cut) for cut in cuts}
-    if not any(references.values()):
-        raise DataError(
-            "no utterance has a transcript",
-            where=args.reference,
-            remedy="score a set whose supervisions carry text",
-        )
     speakers = {cut.id: speaker(cut) for cut in cuts if speaker(cut)}
     for folder in folders:
+        units = _units(folder)
+        references = {cut.id: target(cut, units) for cut in cuts}
+        if not any(references.values()):
+            what = "phones" if units == "phones" else "a transcript"
+            remedy = "score a set whose supervisions carry them"
+            raise DataError(f"no utterance has {what}", where=args.reference, remedy=remedy)
         _score(args, folder, references, speakers)
         if args.compare and folder.resolve() != Path(args.compare).resolve():
             _compare(args, folder, Path(args.compare), references)
@@ -66,15 +67,27 @@ def _score(
     if done:
         print(f"{done}  (already scored, skipped)")
         return
-    (folder / "wer.json").unlink(missing_ok=True)
+    (folder / _result(folder)).unlink(missing_ok=True)
     settings = (args.resamples, args.seed, args.allow_missing)
     words = wer(references, hypotheses, speakers, *settings)
-    characters = cer(references, hypotheses, None, *settings)
     write_text(folder / "alignments.txt", format_alignments(words))
-    line = format_line(words, _name(folder))
-    rates = {"cer": characters.summary()["wer"], "line": line}
-    write_json(folder / "wer.json", {**words.summary(), **rates, **inputs})
+    if _units(folder) == "phones":
+        line = format_line(words, _name(folder), "PER")
+        found = words.summary("PER", "phones")
+    else:
+        line = format_line(words, _name(folder))
+        characters = cer(references, hypotheses, None, *settings)
+        found = {**words.summary(), "cer": characters.summary()["wer"]}
+    write_json(folder / _result(folder), {**found, "line": line, **inputs})
     print(line)
+
+
+def _units(folder: Path) -> Literal["letters", "phones"]:
+    return "phones" if read_json(folder / "decode.json").get("units") == "phones" else "letters"
+
+
+def _result(folder: Path) -> str:
+    return "per.json" if _units(folder) == "phones" else "wer.json"
 
 
 def _inputs(args: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -111,7 +124,7 @@ def _stored(folder: Path, inputs: dict[str, object]) -> str | None:
     if not (folder / "alignments.txt").is_file():
         return None
     try:
-        done = json.loads((folder / "wer.json").read_text(encoding="utf-8"))
+        done = json.loads((folder / _result(folder)).read_text(encoding="utf-8"))
         return str(done["line"]) if all(done.get(k) == v for k, v in inputs.items()) else None
     except (OSError, ValueError, KeyError, AttributeError):
         return None

@@ -8,6 +8,9 @@ import pydantic
 
 from unispeech.config import Config
 
+Units = Literal["letters", "phones"]
+"""What tokens are: letters of the transcripts, or phones of the field `phones`."""
+
 Speeds = Annotated[
     tuple[Annotated[float, pydantic.Field(ge=0.5, le=2)], ...], pydantic.Field(min_length=1)
 ]
@@ -69,6 +72,9 @@ class MixingConfig(Config):
     noise_snr: tuple[float, float] = (-5.0, 20.0)
     max_share: float = pydantic.Field(0.5, gt=0, le=1)
     """Longest overlap as a share of the utterance; up to a half, the first speaker dominates."""
+    stream: Literal["batch", "reference"] = "batch"
+    """`reference`: the released collater's draws in its order, in which an utterance may be mixed
+    with itself and with rows that are already mixed."""
 
 
 class BatchingConfig(Config):
@@ -77,5 +83,9 @@ class BatchingConfig(Config):
     max_seconds: float = pydantic.Field(87.5, gt=0)
     """Audio in one batch of one process, after cropping (HuBERT Base: 1.4 M samples)."""
     buckets: int = pydantic.Field(30, ge=1)
+    shuffle_buffer: int = pydantic.Field(2000, ge=1)
+    """Cuts that each worker holds to draw batches from, where training reads shards; a cut of 15 s
+    is about a quarter of a megabyte of FLAC. The order then depends on the number of workers too.
+    Ours; more shuffles better."""
     workers: int = pydantic.Field(2, ge=0)
     """Processes that read audio; 0 reads in the training process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,13 +13,14 @@ import numpy.typing as npt
 import torch
 from lhotse import CutSet, MonoCut
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from unispeech.data.config import CropConfig, MixingConfig
-from unispeech.data.labels import LabelStore
-from unispeech.data.manifests import SAMPLING_RATE, load_cuts, read_audio, transcript
+from unispeech.data.labels import FrameLabels
+from unispeech.data.manifests import SAMPLING_RATE, load_cuts, read_audio, target
 from unispeech.data.mixing import mix_batch
-from unispeech.data.sampling import BatchSpec, BatchStream, Position, stable_seed
+from unispeech.data.sampling import BatchSpec, Position, stable_seed
+from unispeech.data.shard_stream import ShardStream
 from unispeech.data.speed import (
     change_label_speed,
     change_speed,
@@ -36,16 +38,16 @@ PADDING_SAMPLES = 8000
 
 
 class PretrainBatch(NamedTuple):
-    """One batch of masked prediction."""
+    """One batch of pieces of utterances, with frame labels where the objective wants them."""
 
     waveforms: Tensor
     """`(B, N)` float32."""
     lengths: Tensor | None
     """`(B,)` int64 valid samples; None when nothing is padded."""
-    labels: Tensor
-    """`(B, n)` int64, -1 where there is no label."""
-    label_ratio: int
-    """Labels per frame."""
+    labels: tuple[Tensor, ...]
+    """For each label set `(B, n)` int64, -1 where there is no label."""
+    label_ratios: tuple[int, ...]
+    """Labels per frame of each set."""
     mask_seeds: Tensor
     """`(B,)` int64."""
     ids: list[str]
@@ -87,7 +89,7 @@ class PretrainDataset(Dataset[PretrainBatch]):
 
     def __init__(
         self,
-        labels: LabelStore,
+        labels: Sequence[FrameLabels],
         crop: CropConfig,
         mixing: MixingConfig,
         seed: int,
@@ -96,22 +98,14 @@ class PretrainDataset(Dataset[PretrainBatch]):
         noises: Sequence[MonoCut] = (),
         speeds: tuple[float, ...] = (1.0,),
     ) -> None:
-        self.labels = labels
+        self.labels = tuple(labels)
+        self.ratios = tuple(_label_ratio(store, hop) for store in labels)
         self.crop = crop
         self.mixing = mixing
         self.seed = seed
         self.is_normalized = is_normalized
         self.noises = [read_audio(cut) for cut in noises]
         self.speeds = speeds
-        ratio, remainder = divmod(labels.rate * hop, SAMPLING_RATE)
-        if remainder or ratio < 1:
-            raise DataError(
-                "the label rate is not a multiple of the frame rate",
-                where=labels.folder,
-                expected=f"a multiple of {SAMPLING_RATE / hop:g} Hz",
-                found=f"{labels.rate} Hz",
-            )
-        self.ratio = ratio
 
     def usable(self, cuts: CutSet) -> CutSet:
         """Cuts long enough, with durations as they will be after cropping.
@@ -119,12 +113,7 @@ class PretrainDataset(Dataset[PretrainBatch]):
         Raises:
             DataError: nothing is left, or labels do not fit an utterance.
         """
-        kept = []
-        for cut in cuts:
-            self.labels.check(cut.id, cut.duration)
-            if cut.duration >= self.crop.min_seconds:
-                shown = min(cut.duration, self.crop.max_seconds)
-                kept.append(cut if shown == cut.duration else _with_whole(cut, shown))
+        kept = [cut for cut in map(self.usable_cut, cuts) if cut is not None]
         if not kept:
             raise DataError(
                 "no utterance is long enough",
@@ -132,6 +121,19 @@ class PretrainDataset(Dataset[PretrainBatch]):
                 remedy="lower data.crop.min_seconds",
             )
         return CutSet.from_cuts(kept)
+
+    def usable_cut(self, cut: MonoCut) -> MonoCut | None:
+        """The cut with its duration after cropping, None when it is too short.
+
+        Raises:
+            DataError: its labels do not fit.
+        """
+        for store in self.labels:
+            store.check(cut.id, cut.duration)
+        if cut.duration < self.crop.min_seconds:
+            return None
+        shown = min(cut.duration, self.crop.max_seconds)
+        return cut if shown == cut.duration else _with_whole(cut, shown)
 
     def __getitem__(self, spec: BatchSpec) -> PretrainBatch:
         epoch = spec.position.epoch
@@ -144,25 +146,29 @@ class PretrainDataset(Dataset[PretrainBatch]):
         ]
         size = self._batch_samples(samples)
         waveforms = np.zeros((len(ids), size), dtype=np.float32)
-        labels = np.full((len(ids), round(size * self.labels.rate / SAMPLING_RATE)), -1)
+        labels = [np.full((len(ids), _label_count(size, s.rate)), -1) for s in self.labels]
         lengths = []
         for row, (cut, rng, speed) in enumerate(zip(spec.cuts, rngs, speeds, strict=True)):
             start, audio = self._read(cut, min(size, samples[row]), rng, speed)
             waveforms[row, : len(audio)] = audio
-            own = self._labels(cut.id, start, len(audio), speed)[: labels.shape[1]]
-            labels[row, : len(own)] = own
+            for store, rows in zip(self.labels, labels, strict=True):
+                own = _labels(store, cut.id, start, len(audio), speed)[: rows.shape[1]]
+                rows[row, : len(own)] = own
             lengths.append(len(audio))
-        rng = np.random.default_rng(stable_seed(self.seed, epoch, ids[0], "mixing"))
-        for row in mix_batch(waveforms, self.mixing, rng, self.noises):
+
+        def normalize_row(row: int) -> None:
             if self.is_normalized:
                 waveforms[row, : lengths[row]] = normalize(waveforms[row, : lengths[row]])
+
+        seed = stable_seed(self.seed, epoch, ids[0], "mixing")
+        mix_batch(waveforms, self.mixing, seed, self.noises, normalize_row)
         seeds = [stable_seed(self.seed, epoch, i, "mask") for i in ids]
         is_padded = min(lengths) < size
         return PretrainBatch(
             waveforms=torch.from_numpy(waveforms),
             lengths=torch.tensor(lengths) if is_padded else None,
-            labels=torch.from_numpy(labels),
-            label_ratio=self.ratio,
+            labels=tuple(map(torch.from_numpy, labels)),
+            label_ratios=self.ratios,
             mask_seeds=torch.tensor(seeds),
             ids=ids,
             position=spec.position,
@@ -189,13 +195,29 @@ class PretrainDataset(Dataset[PretrainBatch]):
         )
         return start, read_audio(piece)
 
-    def _labels(
-        self, utterance: str, start: int, size: int, speed: float
-    ) -> npt.NDArray[np.uint16]:
-        rate = self.labels.rate
-        first = round(start * rate / SAMPLING_RATE)
-        labels = change_label_speed(self.labels.get(utterance), speed)
-        return labels[first : first + round(size * rate / SAMPLING_RATE)]
+
+def _label_ratio(labels: FrameLabels, hop: int) -> int:
+    ratio, remainder = divmod(labels.rate * hop, SAMPLING_RATE)
+    if remainder or ratio < 1:
+        raise DataError(
+            "the label rate is not a multiple of the frame rate",
+            where=labels.folder,
+            expected=f"a multiple of {SAMPLING_RATE / hop:g} Hz",
+            found=f"{labels.rate} Hz",
+        )
+    return ratio
+
+
+def _label_count(samples: int, rate: int) -> int:
+    return round(samples * rate / SAMPLING_RATE)
+
+
+def _labels(
+    store: FrameLabels, utterance: str, start: int, size: int, speed: float
+) -> npt.NDArray[np.uint16]:
+    first = _label_count(start, store.rate)
+    labels = change_label_speed(store.get(utterance), speed)
+    return labels[first : first + _label_count(size, store.rate)]
 
 
 def _with_whole(cut: MonoCut, seconds: float) -> MonoCut:
@@ -212,7 +234,7 @@ def _whole(cut: MonoCut) -> MonoCut:
 
 
 class CtcDataset(Dataset[CtcBatch]):
-    """Reads whole utterances and their transcripts."""
+    """Reads whole utterances and their transcripts or phones."""
 
     def __init__(
         self,
@@ -231,7 +253,8 @@ class CtcDataset(Dataset[CtcBatch]):
         audio = [self._read(cut, epoch) for cut in spec.cuts]
         if self.is_normalized:
             audio = [normalize(waveform) for waveform in audio]
-        targets = [self.tokenizer.encode(transcript(cut)) for cut in spec.cuts]
+        units = self.tokenizer.units
+        targets = [self.tokenizer.encode(target(cut, units)) for cut in spec.cuts]
         ids = [cut.id for cut in spec.cuts]
         lengths = [len(waveform) for waveform in audio]
         # Lengths that repeat: kernels that are compiled for each shape are then found again.
@@ -261,12 +284,18 @@ def check_transcribed(
     """Cuts that can be fine-tuned on.
 
     Raises:
-        DataError: a transcript is missing or has unknown symbols, or an utterance is longer than
-            `max_seconds` and `drop_long` is false (CTC needs whole utterances).
+        DataError: a transcript (or the phones) is missing or has unknown symbols, or an utterance
+            is longer than `max_seconds` and `drop_long` is false (CTC needs whole utterances).
     """
     kept = []
     for cut in cuts:
-        text = transcript(cut)
+        text = target(cut, tokenizer.units)
+        if not text and tokenizer.units == "phones":
+            raise DataError(
+                f"utterance {cut.id} has no phones",
+                where=where,
+                remedy="run the stage that prepares the targets, or set data.units=letters",
+            )
         if not text:
             raise DataError(
                 f"utterance {cut.id} has no transcript",
@@ -303,6 +332,25 @@ def load_manifests(paths: Sequence[str | Path]) -> CutSet:
     return load_cuts(list(paths))
 
 
+class _Sharded(IterableDataset[Any]):
+    """Batches of a stream of shards; each worker reads shards of its own."""
+
+    def __init__(self, dataset: Any, stream: ShardStream) -> None:
+        # Draws differ from those before an interruption, as the order does.
+        self.dataset = copy.copy(dataset)
+        self.dataset.seed = stream.seed
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        worker = (info.id, info.num_workers) if info else (0, 1)
+        try:
+            for spec in self.stream.specs(self.dataset.usable_cut, *worker):
+                yield self.dataset[spec]
+        except UnispeechError as error:
+            yield error
+
+
 class _Guarded(Dataset[Any]):
     """Returns our own errors instead of raising them: a worker would bury them in its traceback."""
 
@@ -316,15 +364,23 @@ class _Guarded(Dataset[Any]):
             return error
 
 
-def batches(dataset: Dataset[Batch], stream: BatchStream, workers: int) -> Iterator[Batch]:
+def batches(
+    dataset: Dataset[Batch], stream: Sampler[Any] | ShardStream, workers: int
+) -> Iterator[Batch]:
     """The batches of `stream`, read ahead by `workers` processes.
 
     Raises:
         DataError: an utterance cannot be read.
     """
+    source: Dataset[Any] = _Guarded(dataset)
+    sampler = None if isinstance(stream, ShardStream) else stream
+    if isinstance(stream, ShardStream):
+        source = _Sharded(dataset, stream)
+        if stream.rank == 0:
+            print(stream.describe(), flush=True)
     loader: DataLoader[Any] = DataLoader(
-        _Guarded(dataset),
-        sampler=stream,
+        source,
+        sampler=sampler,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

@@ -1,6 +1,12 @@
-"""Utterance and noise mixing of a batch (WavLM, algorithm 1)."""
+"""Utterance and noise mixing of a batch (WavLM, algorithm 1).
+
+`draw_mixes` chooses, `apply_mixes` adds: the choices can be made elsewhere and handed in.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,53 +16,154 @@ from unispeech.data.config import MixingConfig
 FloatArray = npt.NDArray[np.float32]
 
 
+class Mix(NamedTuple):
+    """One piece that is added to one row."""
+
+    row: int
+    """Utterance that it is added to, whose labels stay."""
+    source: int
+    """Row that it comes from, or number of the noise."""
+    is_noise: bool
+    start: int
+    """First sample of the piece in its source."""
+    target: int
+    """First sample of the row that it is added to."""
+    length: int
+    """Samples."""
+    snr: float
+    """Decibels of the row over the source, both over their whole length."""
+
+
 def mix_batch(
     waveforms: FloatArray,
     config: MixingConfig,
-    rng: np.random.Generator,
-    noises: list[FloatArray] | None = None,
-) -> list[int]:
+    seed: int,
+    noises: Sequence[FloatArray] = (),
+    finish: Callable[[int], None] | None = None,
+) -> None:
     """Add a piece of another utterance, or of a noise, to some rows in place.
-
-    Pieces come from the rows as they were before any mixing and never from the row itself; the
-    labels stay those of the first speaker. Gains follow from the mean squares of whole rows.
 
     Args:
         waveforms: `(B, N)` float32, changed in place.
-        config: probabilities and ratios.
-        rng: draws of this batch.
-        noises: float32 `(n,)` each, or None.
-
-    Returns:
-        The rows that were mixed.
+        config: probabilities, ratios and the stream of the draws.
+        seed: of this batch.
+        noises: float32 `(n,)` each.
+        finish: called with each mixed row once it is mixed, to normalise it again.
     """
     rows, samples = waveforms.shape
-    original = waveforms.copy()
-    power = np.square(original, dtype=np.float64).mean(1)
-    mixed = []
+    lengths = [len(noise) for noise in noises]
+    if config.stream == "reference":
+        stream = np.random.RandomState(seed % 2**32)
+        mixes = draw_reference_mixes(rows, samples, config, stream, lengths)
+    else:
+        mixes = draw_mixes(rows, samples, config, np.random.default_rng(seed), lengths)
+    apply_mixes(waveforms, mixes, noises, config.stream == "reference", finish)
+
+
+def draw_mixes(
+    rows: int,
+    samples: int,
+    config: MixingConfig,
+    rng: np.random.Generator,
+    noise_lengths: Sequence[int] = (),
+) -> list[Mix]:
+    """Which pieces are mixed where; an utterance is never mixed with itself.
+
+    Args:
+        rows: utterances of the batch.
+        samples: of each row.
+        config: probabilities and ratios.
+        rng: draws of this batch.
+        noise_lengths: samples of each noise.
+    """
+    mixes = []
     for row in range(rows):
         if rng.random() >= config.prob:
             continue
-        is_noise = bool(noises) and rng.random() < config.noise_prob
+        is_noise = bool(noise_lengths) and rng.random() < config.noise_prob
         if is_noise:
-            assert noises is not None
-            source = noises[rng.integers(len(noises))]
-            source_power = float(np.square(source, dtype=np.float64).mean())
+            source = int(rng.integers(len(noise_lengths)))
+            available = noise_lengths[source]
         elif rows > 1:
             other = int(rng.integers(rows - 1))
-            other += other >= row
-            source, source_power = original[other], float(power[other])
+            source, available = other + (other >= row), samples
         else:
             continue
         snr = rng.uniform(*(config.noise_snr if is_noise else config.snr))
-        longest = min(int(samples * config.max_share), len(source))
-        length = int(rng.integers(longest + 1))
-        start = int(rng.integers(len(source) - length + 1))
+        length = int(rng.integers(min(int(samples * config.max_share), available) + 1))
+        start = int(rng.integers(available - length + 1))
         target = int(rng.integers(samples - length + 1))
-        if source_power == 0:
+        mixes.append(Mix(row, source, is_noise, start, target, length, float(snr)))
+    return mixes
+
+
+def draw_reference_mixes(
+    rows: int,
+    samples: int,
+    config: MixingConfig,
+    stream: np.random.RandomState,
+    noise_lengths: Sequence[int] = (),
+) -> list[Mix]:
+    """The same as the released collater draws them from NumPy's global stream.
+
+    An utterance may be mixed with itself; pieces end inclusively, at most at the last sample.
+
+    Args:
+        rows: utterances of the batch.
+        samples: of each row.
+        config: probabilities and ratios.
+        stream: stands for the global stream, `RandomState(7)` for `np.random.seed(7)`.
+        noise_lengths: samples of each noise.
+    """
+    mixes = []
+    longest = int(samples * config.max_share)
+    for row in range(rows):
+        if stream.random_sample() > config.prob:
             continue
-        gain = np.sqrt(power[row] / (source_power * 10.0 ** (snr / 10.0)))
-        piece = source[start : start + length]
-        waveforms[row, target : target + length] += (gain * piece).astype(np.float32)
-        mixed.append(row)
-    return mixed
+        if noise_lengths and stream.random_sample() < config.noise_prob:
+            source = int(stream.choice(len(noise_lengths), 1)[0])
+            available = noise_lengths[source]
+            snr = stream.uniform(*config.noise_snr)
+            length = int(stream.randint(0, min(longest, available) + 1))
+            end = int(stream.randint(length, available + 1))
+            target = int(stream.randint(length, samples + 1)) - length
+            mixes.append(Mix(row, source, True, end - length, target, length, float(snr)))
+            continue
+        source = int(stream.choice(rows, 1)[0])
+        length = int(stream.randint(0, longest + 1))
+        end = int(stream.randint(length, samples + 1))
+        target = int(stream.randint(length, samples + 1)) - length
+        snr = stream.uniform(*config.snr)
+        mixes.append(Mix(row, source, False, end - length, target, length, float(snr)))
+    return mixes
+
+
+def apply_mixes(
+    waveforms: FloatArray,
+    mixes: Sequence[Mix],
+    noises: Sequence[FloatArray] = (),
+    is_sequential: bool = False,
+    finish: Callable[[int], None] | None = None,
+) -> None:
+    """Add the pieces in place, with gains from the mean squares of whole rows.
+
+    Args:
+        waveforms: `(B, N)` float32, changed in place.
+        mixes: what to add, in order.
+        noises: float32 `(n,)` each.
+        is_sequential: take pieces and energies from rows that may already be mixed, as the
+            reference does, instead of from the rows as they came.
+        finish: called with each row once it is mixed.
+    """
+    sources = waveforms if is_sequential else waveforms.copy()
+    for mix in mixes:
+        source = noises[mix.source] if mix.is_noise else sources[mix.source]
+        source_power = float(np.square(source, dtype=np.float64).mean())
+        if source_power > 0:
+            power = float(np.square(sources[mix.row], dtype=np.float64).mean())
+            gain = np.sqrt(power / (source_power * 10.0 ** (mix.snr / 10.0)))
+            piece = source[mix.start : mix.start + mix.length]
+            span = slice(mix.target, mix.target + mix.length)
+            waveforms[mix.row, span] += (gain * piece).astype(np.float32)
+        if finish is not None:
+            finish(mix.row)

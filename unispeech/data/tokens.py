@@ -1,10 +1,11 @@
-"""Text to token ids and back, by a `tokens.txt` of letters."""
+"""Text or phones to token ids and back, by a `tokens.txt`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
+from unispeech.data.config import Units
 from unispeech.errors import DataError
 
 BLANK = "<blk>"
@@ -12,16 +13,19 @@ WORD_BOUNDARY = "|"
 
 
 class Tokenizer:
-    """Letters with `|` after every word; token 0 is the CTC blank.
+    """Letters with `|` after every word, or phones as they are; token 0 is the CTC blank.
 
     Args:
         path: lines `symbol id`, ids from 0 without gaps, `<blk> 0` first.
+        units: `letters` takes text apart into letters; `phones` expects phones (and, where they
+            are tokens, word boundaries) separated by blanks.
 
     Raises:
         DataError: the file is missing or is not such a table.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, units: Units = "letters") -> None:
+        self.units = units
         self.tokens = _read_table(Path(path))
         self._ids = {token: index for index, token in enumerate(self.tokens)}
 
@@ -29,8 +33,8 @@ class Tokenizer:
         return len(self.tokens)
 
     def unknown(self, text: str) -> set[str]:
-        """Symbols of `text` that are not in the table (blanks separate words)."""
-        return set(text.replace(" ", "")) - set(self._ids)
+        """Symbols of `text` that are not in the table (blanks separate words or phones)."""
+        return set(self._symbols(text)) - set(self._ids)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`.
@@ -46,12 +50,23 @@ class Tokenizer:
                 found=" ".join(sorted(map(repr, unknown))),
                 remedy="normalise the transcripts, or build the tokens from them",
             )
-        return [self._ids[s] for word in text.split() for s in (*word, WORD_BOUNDARY)]
+        return [self._ids[symbol] for symbol in self._symbols(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Words of token ids without blanks and repeats."""
-        letters = "".join(self.tokens[i] for i in ids)
-        return " ".join(letters.replace(WORD_BOUNDARY, " ").split())
+        """Words or phones, separated by blanks, of token ids without CTC blanks and repeats."""
+        return join([self.tokens[i] for i in ids], self.units)
+
+    def _symbols(self, text: str) -> list[str]:
+        if self.units == "phones":
+            return text.split()
+        return [symbol for word in text.split() for symbol in (*word, WORD_BOUNDARY)]
+
+
+def join(symbols: Iterable[str], units: Units) -> str:
+    """Words spelled by letters and `|`, or phones one by one, separated by blanks."""
+    if units == "phones":
+        return " ".join(symbols)
+    return " ".join("".join(symbols).replace(WORD_BOUNDARY, " ").split())
 
 
 def _read_table(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unispeech.data.config import Units
 from unispeech.errors import DataError, NumericsError
 from unispeech.storage import atomic_path, sha256, write_json, write_text
 
@@ -169,6 +170,11 @@ class EmissionReader:
     def utt_ids(self) -> list[str]:
         """The utterances in the order they were written."""
         return list(self._spans)
+
+    @property
+    def units(self) -> Units:
+        """What the tokens are."""
+        return "phones" if self.meta.get("units") == "phones" else "letters"
 
     @property
     def seconds(self) -> float:

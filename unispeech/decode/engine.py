@@ -166,7 +166,7 @@ def decode_set(
 def greedy_set(reader: EmissionReader) -> Decoded:
     """Decode a set by the best token of every frame."""
     began = time.perf_counter()
-    text = {utt_id: greedy(log_probs, reader.tokens) for utt_id, log_probs in reader}
+    text = {utt_id: greedy(log_probs, reader.tokens, reader.units) for utt_id, log_probs in reader}
     return Decoded(text, time.perf_counter() - began, [])
 
 

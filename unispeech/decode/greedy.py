@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-BOUNDARY = "|"
+from unispeech.data.config import Units
+from unispeech.data.tokens import join
 
 
 def collapse(path: Sequence[int], blank: int = 0) -> list[int]:
@@ -22,8 +23,9 @@ def collapse(path: Sequence[int], blank: int = 0) -> list[int]:
     return [int(label) for label in labels[first & (labels != blank)]]
 
 
-def greedy(log_probs: npt.NDArray[np.float32], tokens: Sequence[str]) -> str:
-    """Words of log-probabilities (frames, tokens): `|` separates them, the blank is column 0."""
+def greedy(
+    log_probs: npt.NDArray[np.float32], tokens: Sequence[str], units: Units = "letters"
+) -> str:
+    """Words or phones of log-probabilities (frames, tokens), whose column 0 is the CTC blank."""
     labels = collapse(log_probs.argmax(axis=1).tolist() if len(log_probs) else [])
-    text = "".join(" " if tokens[label] == BOUNDARY else tokens[label] for label in labels)
-    return " ".join(text.split())
+    return join([tokens[label] for label in labels], units)

@@ -95,16 +95,10 @@ def _from_ours(state: Mapping[str, Any], path: Path) -> SpeechModel:
         _assign(model, {name: name for name in model.state_dict()}, weights, path)
         return model
     tokens = tuple(map(str, state.get("tokens", ())))
-    table = weights.get("label_embeddings")
-    values: dict[str, Any] = {"tokens": len(tokens)}
-    if table is not None:
-        values |= {"label_tables": (table.shape[0],), "final_dim": table.shape[1]}
-    if tokens:
-        validated(CtcConfig, state.get("ctc"), path)
+    validated(CtcConfig, state.get("ctc"), path)
     family: Family = "wavlm" if encoder.relative_position else "hubert"
-    model = SpeechModel(family, encoder, HeadsConfig.model_validate(values), tokens)
-    names = {name: name.replace("heads.label.", "") for name in model.state_dict()}
-    names = {name: theirs.replace("heads.proj.", "proj.") for name, theirs in names.items()}
+    model = SpeechModel(family, encoder, HeadsConfig(tokens=len(tokens)), tokens)
+    names = {name: name.replace("heads.proj.", "proj.") for name in model.state_dict()}
     _assign(model, names, weights, path)
     return model
 

@@ -112,21 +112,12 @@ class MaskConfig(Config):
     """Share of frames that would be masked if spans did not overlap."""
     length: int = pydantic.Field(10, ge=1)
     min_spans: int = pydantic.Field(2, ge=0)
-
-
-class MaskedPredictionConfig(Config):
-    """The objective of HuBERT and WavLM; defaults are the Base models'."""
-
-    final_dim: int = pydantic.Field(256, ge=1)
-    temperature: float = pydantic.Field(0.1, gt=0)
-    label_init: Literal["uniform", "normal"] = "uniform"
-    """First label embeddings: uniform in [0, 1] as in the reference, where all are similar, or
-    standard normal, which learns sooner and suits short trainings."""
-    masked_weight: float = pydantic.Field(1.0, ge=0)
-    unmasked_weight: float = pydantic.Field(0.0, ge=0)
-    penalty_weight: float = pydantic.Field(10.0, ge=0)
-    """Weight of the mean square of the extractor's output, per predicted frame."""
-    mask: MaskConfig = MaskConfig()
+    trim: bool = False
+    """Mask equally many frames in every utterance of a batch, as the reference does, which cuts
+    holes into the spans of the longer ones."""
+    stream: Literal["utterance", "reference"] = "utterance"
+    """Where the draws come from: a generator of each utterance, or one of the batch that is used
+    in the reference's order, with its trimming."""
 
 
 class QuantizerConfig(Config):

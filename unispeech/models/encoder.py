@@ -37,6 +37,8 @@ class FrontEnd(NamedTuple):
     """`(B, T)` bool or None."""
     penalty: Tensor
     """Scalar: mean square of the extractor's output."""
+    features: Tensor
+    """`(B, T, C)` normalised output of the extractor: what wav2vec 2.0 quantizes."""
 
 
 class Encoder(nn.Module):
@@ -77,11 +79,10 @@ class Encoder(nn.Module):
         if self.training and scale not in (0.0, 1.0):
             features = features * scale + features.detach() * (1.0 - scale)
         penalty = features.float().square().mean()
-        x = self.layer_norm(features)
-        if self.post_extract_proj is not None:
-            x = self.post_extract_proj(x)
+        features = self.layer_norm(features)
+        x = features if self.post_extract_proj is None else self.post_extract_proj(features)
         x = F.dropout(x, self.config.input_dropout, self.training)
-        return FrontEnd(x, padding_mask, penalty)
+        return FrontEnd(x, padding_mask, penalty, features)
 
     def encode(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,9 +40,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def load_recogniser(
-    path: str | Path, device: str | torch.device = "cpu"
-) -> tuple[CtcModel, list[str]]:
+class Recogniser(NamedTuple):
+    """A fine-tuned model, the symbols of its columns, and what they are: letters or phones."""
+
+    model: CtcModel
+    tokens: list[str]
+    units: str
+
+
+def load_recogniser(path: str | Path, device: str | torch.device = "cpu") -> Recogniser:
     """A fine-tuned model of ours, in evaluation mode, and its tokens.
 
     Raises:
@@ -58,7 +64,8 @@ def load_recogniser(
     encoder = validated(EncoderConfig, state.get("encoder"), file)
     model = CtcModel(encoder, ctc, len(state["tokens"]))
     _load_weights(model, state["model"], file)
-    return model.eval().to(device), list(state["tokens"])
+    units = str(state.get("units", "letters"))
+    return Recogniser(model.eval().to(device), list(state["tokens"]), units)
 
 
 def validated(

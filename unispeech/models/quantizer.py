@@ -44,12 +44,15 @@ class GumbelQuantizer(nn.Module):
         nn.init.normal_(self.weight_proj.weight)
         nn.init.zeros_(self.weight_proj.bias)
 
-    def forward(self, x: Tensor, temperature: float | None = None) -> Quantized:
+    def forward(
+        self, x: Tensor, temperature: float | None = None, noise: Tensor | None = None
+    ) -> Quantized:
         """Quantize `x (B, T, inputs)`.
 
         Args:
             x: frames.
-            temperature: of the Gumbel noise; None takes the best codeword without noise.
+            temperature: of the Gumbel softmax; None takes the best codeword without noise.
+            noise: `(B * T * groups, codes)` float32 Gumbel noise; None draws it.
         """
         batch, frames, _ = x.shape
         groups, codes = self.config.groups, self.config.codes
@@ -58,7 +61,11 @@ class GumbelQuantizer(nn.Module):
         hard = F.one_hot(best, codes).to(logits.dtype)
         chosen = hard
         if temperature is not None:
-            chosen = F.gumbel_softmax(logits.float(), tau=temperature, hard=True).to(logits.dtype)
+            noise = gumbel_noise(logits) if noise is None else noise.view_as(logits)
+            soft = torch.softmax((logits.float() + noise) / temperature, -1)
+            drawn = F.one_hot(soft.argmax(-1), codes).to(soft.dtype)
+            # Forward the codeword, backward the softmax.
+            chosen = (drawn - soft.detach() + soft).to(logits.dtype)
         table = self.vars.view(groups, codes, -1)
         vectors = torch.einsum("ngc,gcd->ngd", chosen, table).reshape(batch, frames, -1)
         usage = torch.softmax(logits.float(), -1).mean(0)
@@ -68,6 +75,12 @@ class GumbelQuantizer(nn.Module):
             _perplexity(hard.float().mean(0)),
             _perplexity(usage),
         )
+
+
+def gumbel_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard Gumbel noise, float32, in the shape and on the device of `like`."""
+    uniform = torch.empty(like.shape, dtype=torch.float32, device=like.device)
+    return -uniform.exponential_(generator=generator).log()
 
 
 def _perplexity(probabilities: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from unispeech.data.config import Units
+
 SYSTEM_ORDER = ("pretrained", "scratch")
 METHOD_ORDER = ("greedy", "graph")
 
@@ -21,7 +23,8 @@ _FINETUNE_FOLDERS = {"pretrained": "finetune", "scratch": "finetune_scratch"}
 class Scored:
     """One system decoded by one method on one set.
 
-    `wer`, `decode` and `comparison` are the JSON files of those names, empty where not there.
+    `wer` is what `score` wrote, `wer.json` or, of phones, `per.json`; `decode` and `comparison` are
+    the JSON files of those names, empty where not there.
     """
 
     system: str
@@ -31,6 +34,26 @@ class Scored:
     wer: dict[str, Any]
     decode: dict[str, Any]
     comparison: dict[str, Any]
+
+    @property
+    def metric(self) -> str:
+        """`WER`, or `PER` of phones."""
+        return str(self.wer.get("metric", "WER"))
+
+    @property
+    def rate(self) -> float:
+        """The error rate in per cent."""
+        return float(self.wer[self.metric.lower()])
+
+    @property
+    def units(self) -> Units:
+        """What the system recognises."""
+        return "phones" if self.metric == "PER" else "letters"
+
+    @property
+    def counted(self) -> str:
+        """What the rate is a share of: `words` or `phones`."""
+        return "phones" if self.metric == "PER" else "words"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,13 +191,13 @@ def _read_scored(folder: Path, missing: list[str]) -> list[Scored]:
     scored = []
     for path in sorted((folder / "infer").glob("*/*/*/decode.json")):
         system, set_name, method = path.parent.relative_to(folder / "infer").parts
-        if not (path.parent / "wer.json").exists():
+        if not list(path.parent.glob("[wp]er.json")):
             missing.append(f"{system}/{set_name}/{method}: decoded, not scored")
-    for path in sorted((folder / "infer").glob("*/*/*/wer.json")):
+    for path in sorted((folder / "infer").glob("*/*/*/[wp]er.json")):
         system, set_name, method = path.parent.relative_to(folder / "infer").parts
         wer = _read_json(path, missing)
-        if not all(isinstance(wer.get(key), (int, float)) for key in ("wer", "low", "high")):
-            missing.append(f"{system}/{set_name}/{method}/wer.json: no rate or no interval")
+        if not all(isinstance(wer.get(key), (int, float)) for key in (path.stem, "low", "high")):
+            missing.append(f"{system}/{set_name}/{method}/{path.name}: no rate or no interval")
             continue
         decode = _read_json(path.parent / "decode.json", missing)
         comparison = _read_json(path.parent / "comparison.json", missing, wanted=False)

@@ -93,7 +93,7 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> Picture:
 
 
 def _curve(axes: Axes, metrics: Sequence[Mapping[str, Any]], name: str) -> None:
-    titles = {"lr": "learning rate", "grad_norm": "gradient norm", "wer": "WER", "cer": "CER"}
+    titles = {"lr": "learning rate", "grad_norm": "gradient norm", "wer": "WER", "per": "PER"}
     for phase, colour in (("train", BLUE), ("valid", VERMILION)):
         points = [
             (row["step"], row[name])
@@ -127,11 +127,14 @@ def _smooth(values: FloatArray) -> FloatArray:
     return np.convolve(padded, np.full(width, 1.0 / width), mode="valid")
 
 
-def interval_plot(rows: Sequence[tuple[str, str, float, float, float, float | None]]) -> Picture:
+def interval_plot(
+    rows: Sequence[tuple[str, str, float, float, float, float | None]], metric: str = "WER"
+) -> Picture:
     """Rates with their intervals, one line per row.
 
     Args:
         rows: (label, system, value, low, high, paper value or None), in percent.
+        metric: name of the rate.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.0, 0.9 + 0.36 * len(rows)), layout="constrained")
@@ -152,18 +155,21 @@ def interval_plot(rows: Sequence[tuple[str, str, float, float, float, float | No
         diamond = (
             " (diamond: the paper's value)" if any(row[-1] is not None for row in rows) else ""
         )
-        axes.set_xlabel(f"WER in percent, with 95 % interval{diamond}")
+        axes.set_xlabel(f"{metric} in percent, with 95 % interval{diamond}")
         axes.grid(True, axis="x")
         axes.tick_params(axis="y", length=0)
         return Picture(_encode(figure, "svg"))
 
 
-def speaker_bars(systems: Mapping[str, Mapping[str, tuple[int, int]]]) -> Picture:
-    """Word error rate of every speaker, as bars with their counts.
+def speaker_bars(
+    systems: Mapping[str, Mapping[str, tuple[int, int]]], metric: str = "WER"
+) -> Picture:
+    """Error rate of every speaker, as bars with their counts.
 
     Args:
         systems: system -> speaker -> (errors, words). Of many speakers, those with the highest
             rate of the first system are shown.
+        metric: name of the rate, WER or PER.
     """
     first = next(iter(systems.values()))
 
@@ -190,7 +196,8 @@ def speaker_bars(systems: Mapping[str, Mapping[str, tuple[int, int]]]) -> Pictur
         part = (
             f"; the {len(speakers)} highest of {len(first)}" if len(speakers) < len(first) else ""
         )
-        axes.set_xlabel(f"WER in percent (labels: errors / words{part})")
+        counted = "phones" if metric == "PER" else "words"
+        axes.set_xlabel(f"{metric} in percent (labels: errors / {counted}{part})")
         axes.grid(True, axis="x")
         axes.tick_params(axis="y", length=0)
         if len(systems) > 1:

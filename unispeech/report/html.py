@@ -138,6 +138,8 @@ def page(
         missing=experiment.missing,
         rows=[_row(*pair) for pair in zip(experiment.scored, results, strict=True)],
         has_paper=any(result.paper is not None for result in results),
+        metric=first.metric if first else "WER",
+        counted=experiment.scored[0].counted if experiment.scored else "words",
         comparisons=[*comparisons(results), *_paired(experiment.scored)],
         intervals=_intervals(experiment.scored, results),
         trainings=[_training(name, experiment) for name in experiment.trainings],
@@ -156,7 +158,7 @@ def _row(one: Scored, result: Result) -> dict[str, Any]:
         "result": result,
         "method": one.method,
         "counts": [one.wer.get(k, "–") for k in ("substitutions", "deletions", "insertions")],
-        "words": one.wer.get("words", "–"),
+        "counted": one.wer.get(one.counted, "–"),
         "utterances": one.wer.get("utterances", "–"),
         "settings": ", ".join(f"{name} {_show(value)}" for name, value in settings.items()),
         "rtf": _show(one.decode.get("rtf", "–")),
@@ -170,7 +172,8 @@ def _intervals(scored: Sequence[Scored], results: Sequence[Result]) -> Picture |
         [
             (f"{one.set}, {one.method}, {one.system}", one.system, r.value, r.low, r.high, r.paper)
             for one, r in zip(scored, results, strict=True)
-        ]
+        ],
+        results[0].metric,
     )
 
 
@@ -221,11 +224,12 @@ def _speakers(
     scored: Sequence[Scored], speakers: Mapping[Path, SpeakerCounts]
 ) -> list[tuple[str, Picture]]:
     groups: dict[str, dict[str, SpeakerCounts]] = {}
+    metric = scored[0].metric if scored else "WER"
     for one in scored:
         if speakers.get(one.folder):
             title = f"{one.set}, {one.method} decoding"
             groups.setdefault(title, {})[one.system] = speakers[one.folder]
-    return [(title, figures.speaker_bars(systems)) for title, systems in groups.items()]
+    return [(title, figures.speaker_bars(systems, metric)) for title, systems in groups.items()]
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

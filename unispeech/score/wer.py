@@ -1,4 +1,4 @@
-"""Word error rate with alignments, a bootstrap interval and a paired comparison.
+"""Word and phone error rates with alignments, a bootstrap interval and a paired comparison.
 
 Source: Bisani & Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance
 evaluation": utterances are drawn with replacement, and the rate of each draw is total errors over
@@ -71,18 +71,19 @@ class WordErrors:
         """Word error rate in per cent."""
         return self.total.rate
 
-    def summary(self) -> dict[str, Any]:
-        """Plain numbers for `wer.json`; rates in per cent."""
+    def summary(self, measure: str = "WER", unit: str = "words") -> dict[str, Any]:
+        """Plain numbers for `wer.json`, or `per.json` of phones; rates in per cent."""
         insertions, deletions, substitutions, words = self.total
         return {
-            "wer": _rounded(self.rate),
+            "metric": measure,
+            measure.lower(): _rounded(self.rate),
             "low": _rounded(self.low),
             "high": _rounded(self.high),
             "errors": self.total.errors,
             "insertions": insertions,
             "deletions": deletions,
             "substitutions": substitutions,
-            "words": words,
+            unit: words,
             "utterances": len(self.utterances),
             "speakers": {name: _rounded(c.rate) for name, c in self.speakers.items()},
             "resamples": self.resamples,
@@ -113,7 +114,7 @@ def wer(
     seed: int = 0,
     allow_missing: bool = False,
 ) -> WordErrors:
-    """Word error rate of hypotheses by utterance id.
+    """Word error rate of hypotheses by utterance id; phone error rate, when the words are phones.
 
     Args:
         references: words by utterance; an empty text makes every hypothesis word an insertion.

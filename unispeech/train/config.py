@@ -7,8 +7,9 @@ from typing import Literal
 import pydantic
 
 from unispeech.config import Config, Paths
-from unispeech.data.config import BatchingConfig, CropConfig, MixingConfig, Speeds
-from unispeech.models.config import CtcConfig, EncoderConfig, MaskedPredictionConfig
+from unispeech.data.config import BatchingConfig, CropConfig, MixingConfig, Speeds, Units
+from unispeech.models.config import CtcConfig, EncoderConfig
+from unispeech.models.objective import MaskedPredictionConfig, ObjectiveConfig
 
 
 class OptimConfig(Config):
@@ -30,6 +31,20 @@ class OptimConfig(Config):
     """Tri-stage: updates of exponential decay."""
     total: int | None = None
     """Polynomial: update at which the rate is 0; None is the length of the training."""
+    fused: Literal["auto"] | bool = "auto"
+    """One kernel for the whole step; `auto` takes it where the device has it."""
+
+
+class LossScaleConfig(Config):
+    """Dynamic loss scaling of fp16; defaults are fairseq's where nothing else is said."""
+
+    initial: float = pydantic.Field(128.0, gt=0)
+    """As in the configuration stored with UniSpeech-SAT Large."""
+    window: int = pydantic.Field(2000, ge=1)
+    """Updates without overflow before the scale doubles; torch's default, since fairseq's depends
+    on the number of processes."""
+    minimum: float = pydantic.Field(1e-4, gt=0)
+    """An overflow at a smaller scale ends the training (recalled)."""
 
 
 class TrainConfig(Config):
@@ -38,7 +53,15 @@ class TrainConfig(Config):
     updates: int = pydantic.Field(400_000, ge=1)
     accumulate: int = pydantic.Field(1, ge=1)
     """Batches of each process in one update."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of products and activations; weights, optimizer and losses are fp32."""
+    loss_scale: LossScaleConfig = LossScaleConfig()
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: a third more work, much less memory."""
+    compile: bool = False
+    """Compile the transformer layers; needs a C++ compiler, on a GPU also Triton."""
+    probe: Literal["auto"] | bool = "auto"
+    """Run the largest batch before the first update, to know that it fits; `auto` on a GPU."""
     seed: int = 1
     log_every: int = pydantic.Field(200, ge=1)
     validate_every: int = pydantic.Field(5000, ge=1)
@@ -57,8 +80,21 @@ class PretrainDataConfig(Config):
     """Manifests to train on."""
     valid: Paths = ()
     """Manifests to validate on."""
-    labels: str = ""
-    """Folder written by `label`."""
+    labels: Paths = ()
+    """Folders written by `label`, one for each label set of a masked prediction."""
+    tokens: str = ""
+    """`tokens.txt` of the language folder, for the CTC of a multitask objective."""
+    units: Units = "letters"
+    """What the tokens are."""
+    unlabelled: Paths = ()
+    """Multitask: manifests of audio alone, which is trained on by contrast only."""
+    unlabelled_share: float | None = pydantic.Field(None, ge=0, lt=1)
+    """Share of the batches that are of audio alone; None is its share of the hours."""
+    temperature: float = pydantic.Field(1.0, ge=0, le=1)
+    """Manifests are drawn in proportion to their hours to this power: 1 takes every utterance
+    once, 0.5 is the multilingual setting of UniSpeech, 0 draws all manifests alike."""
+    max_seconds: float = pydantic.Field(20.0, gt=0)
+    """Multitask: longer transcribed utterances are left out (CTC needs whole ones)."""
     noise: Paths = ()
     """Manifests of noises for mixing."""
     crop: CropConfig = CropConfig()
@@ -69,10 +105,15 @@ class PretrainDataConfig(Config):
 
 
 class PretrainConfig(Config):
-    """WavLM pre-training; the defaults are WavLM Base."""
+    """Pre-training; the defaults are WavLM Base."""
 
+    init: str = ""
+    """Model to continue from: a released model's name, a file, or an experiment folder. The rate
+    starts anew; the sizes of the encoder are the file's."""
+    init_heads: Literal["new", "load"] = "new"
+    """`load`: also take the heads that the model has and the objective wants."""
     model: EncoderConfig = EncoderConfig()
-    objective: MaskedPredictionConfig = MaskedPredictionConfig()
+    objective: ObjectiveConfig = MaskedPredictionConfig()
     data: PretrainDataConfig = PretrainDataConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
@@ -85,6 +126,8 @@ class CtcDataConfig(Config):
     valid: Paths = ()
     tokens: str = ""
     """`tokens.txt` of the language folder."""
+    units: Units = "letters"
+    """What the tokens are: letters of the transcripts, or the phones of the manifests."""
     max_seconds: float = pydantic.Field(35.0, gt=0)
     """Longest utterance that can be trained on."""
     drop_long: bool = False

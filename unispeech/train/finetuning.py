@@ -16,7 +16,7 @@ from unispeech.data.datasets import (
     check_transcribed,
     load_manifests,
 )
-from unispeech.data.sampling import Position, stable_seed
+from unispeech.data.sampling import Position, largest, stable_seed
 from unispeech.data.tokens import Tokenizer
 from unispeech.models.config import EncoderConfig
 from unispeech.models.ctc import CtcModel, ctc_loss
@@ -52,7 +52,7 @@ class CtcTask:
             encoder.layer_drop > 0 or encoder.feature_grad_mult == 0 or config.freeze_updates > 0
         )
         data = config.data
-        self.tokenizer = Tokenizer(data.tokens)
+        self.tokenizer = Tokenizer(data.tokens, data.units)
         common = (self.tokenizer, config.train.seed, encoder.normalize)
         self.dataset = CtcDataset(*common, data.speeds)
         self.valid_dataset = CtcDataset(*common)
@@ -81,6 +81,10 @@ class CtcTask:
         stream = self._stream(self.train_cuts, start)
         return batches(self.dataset, stream, self.config.data.batching.workers)
 
+    def largest_batches(self) -> list[CtcBatch]:
+        """Batches of one epoch that need most memory."""
+        return [self.dataset[spec] for spec in largest(self._stream(self.train_cuts, epochs=1))]
+
     def loss(self, model: nn.Module, batch: CtcBatch, update: int) -> LossOutput:
         """CTC loss, normalised by utterances as the reference does."""
         device = self.process.device
@@ -101,7 +105,7 @@ class CtcTask:
         return {"loss_per_token": sums["loss"] / max(sums["tokens"], 1.0)}
 
     def validate(self, model: nn.Module) -> tuple[dict[str, float], float]:
-        """Loss, token and word error rate of greedy decoding; the score is the WER."""
+        """Loss and error rates of greedy decoding; the score is the WER, of phones the PER."""
         assert isinstance(model, CtcModel)
         device = self.process.device
         sums = torch.zeros(6, dtype=torch.float64)
@@ -117,10 +121,14 @@ class CtcTask:
                 sums[2:] += self._edits(ids[ids != 0].tolist(), reference.tolist())
         totals = all_sum(sums.to(device), self.process).tolist()
         loss_sum, utterances, token_edits, tokens, word_edits, words = totals
-        wer = word_edits / max(words, 1.0)
-        values = {"loss": loss_sum / max(utterances, 1.0), "ter": token_edits / max(tokens, 1.0)}
-        # Early on every WER is 1; the loss then tells which checkpoint is better.
-        return {**values, "wer": wer}, wer + 1e-6 * values["loss"]
+        loss, ter = loss_sum / max(utterances, 1.0), token_edits / max(tokens, 1.0)
+        if self.tokenizer.units == "phones":
+            rates, score = {"per": ter}, ter
+        else:
+            score = word_edits / max(words, 1.0)
+            rates = {"ter": ter, "wer": score}
+        # Early on every rate is 1; the loss then tells which checkpoint is better.
+        return {"loss": loss, **rates}, score + 1e-6 * loss
 
     def _edits(self, hypothesis: list[int], reference: list[int]) -> torch.Tensor:
         said = self.tokenizer.decode(reference).split()

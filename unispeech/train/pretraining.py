@@ -1,94 +1,224 @@
-"""The pre-training task: masked prediction of cluster labels."""
+"""The pre-training task on pieces of utterances: frame labels, or contrast of frames."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
-from unispeech.data.datasets import (
-    PretrainBatch,
-    PretrainDataset,
-    batches,
-    load_manifests,
-)
-from unispeech.data.labels import LabelStore, manifest_name
-from unispeech.data.sampling import Position, stable_seed
-from unispeech.models.pretraining import MaskedPredictionModel
+from unispeech.data.datasets import PretrainBatch, PretrainDataset, batches, load_manifests
+from unispeech.data.labels import FrameLabels, LabelStore, manifest_name
+from unispeech.data.sampling import Position, balanced, largest, stable_seed
+from unispeech.data.shard_labels import ShardLabels
+from unispeech.data.shard_stream import ShardStream
+from unispeech.data.shards import ShardFolder, is_shards
+from unispeech.errors import ConfigError
+from unispeech.models.draws import draw, layout
+from unispeech.models.objective import MaskedPredictionConfig
+from unispeech.models.pretraining import ObjectiveOutput, PretrainingModel, Targets
 from unispeech.train.config import PretrainConfig
 from unispeech.train.parallel import Process, all_sum
 from unispeech.train.task import LossOutput, batch_stream
 
 
 class PretrainTask:
-    """Masked prediction over the manifests of a configuration."""
+    """Masked prediction or contrast over the manifests of a configuration.
+
+    Raises:
+        ConfigError: the label folders or the layers do not fit the objective.
+    """
 
     def __init__(self, config: PretrainConfig, process: Process) -> None:
         self.config = config
         self.process = process
-        self.has_unused = config.model.layer_drop > 0 or config.model.feature_grad_mult == 0
+        check_layers(config)
+        self.has_unused = has_unused(config)
+        self.tokens: list[str] = []
         data = config.data
-        names = [manifest_name(path) for path in (*data.train, *data.valid)]
-        self.labels = LabelStore(data.labels, names)
+        self.shards = _shards(data.train)
+        manifests = data.valid if self.shards else (*data.train, *data.valid)
+        names = [manifest_name(path) for path in manifests]
+        wants_labels = isinstance(config.objective, MaskedPredictionConfig)
+        if self.shards and len(data.labels) > 1:
+            raise ConfigError(
+                "shards have one set of labels", where="data.labels", found=", ".join(data.labels)
+            )
+        if wants_labels != bool(data.labels):
+            raise ConfigError(
+                f"objective {config.objective.kind} "
+                + ("needs frame labels" if wants_labels else "takes no frame labels"),
+                where="data.labels",
+                found=", ".join(data.labels) or "none",
+            )
+        self.labels = [LabelStore(folder, names) for folder in data.labels]
+        self.shard_labels = None
+        if self.shards and data.labels:
+            self.shard_labels = ShardLabels(data.labels[0], self.shards)
         noises = list(load_manifests(data.noise)) if data.noise else []
         common = (config.train.seed, config.model.hop, config.model.normalize)
+        own: Sequence[FrameLabels] = [self.shard_labels] if self.shard_labels else self.labels
         self.dataset = PretrainDataset(
-            self.labels, data.crop, data.mixing, *common, noises, data.speeds
+            own, data.crop, data.mixing, *common, noises, data.speeds
         )
         # The released code mixes validation utterances too; an unmixed one measures one thing.
         unmixed = data.mixing.model_copy(update={"prob": 0.0})
         self.valid_dataset = PretrainDataset(self.labels, data.crop, unmixed, *common)
-        self.train_cuts = self.dataset.usable(load_manifests(data.train))
+        if not self.shards:
+            parts = [self.dataset.usable(load_manifests([path])) for path in data.train]
+            self.train_cuts, self.keep = balanced(parts, data.temperature)
         self.valid_cuts = self.valid_dataset.usable(load_manifests(data.valid))
-
         self._stream = functools.partial(
             batch_stream, config=config.data.batching, seed=config.train.seed, process=process
         )
 
-    def model(self) -> MaskedPredictionModel:
+    def model(self) -> PretrainingModel:
         """A new model; the same weights on every process."""
         torch.manual_seed(self.config.train.seed)
-        return MaskedPredictionModel(
-            self.config.model, self.config.objective, self.labels.clusters
-        )
+        clusters = [store.clusters for store in self.labels]
+        return PretrainingModel(self.config.model, self.config.objective, clusters)
 
     def batches(self, start: Position) -> Iterator[PretrainBatch]:
         """Endless training batches from `start` on."""
-        stream = self._stream(self.train_cuts, start)
-        return batches(self.dataset, stream, self.config.data.batching.workers)
+        data, seed, process = self.config.data, self.config.train.seed, self.process
+        if self.shards:
+            ranks = (process.rank, process.world_size)
+            settings = (self.shard_labels, data.batching, data.crop, seed)
+            shard_stream = ShardStream(self.shards, *settings, *ranks, start)
+            return batches(self.dataset, shard_stream, data.batching.workers)
+        stream = self._stream(self.train_cuts, start, keep=self.keep)
+        return batches(self.dataset, stream, data.batching.workers)
+
+    def largest_batches(self) -> list[PretrainBatch]:
+        """Batches of one epoch that need most memory; none of shards, which had to be read."""
+        if self.shards:
+            return []
+        return [self.dataset[spec] for spec in largest(self._stream(self.train_cuts, epochs=1))]
 
     def loss(self, model: nn.Module, batch: PretrainBatch, update: int) -> LossOutput:
-        """Weighted sum of masked prediction and feature penalty over the masked frames."""
-        device = self.process.device
-        lengths = None if batch.lengths is None else batch.lengths.to(device)
-        output = model(
-            batch.waveforms.to(device, non_blocking=True),
-            lengths,
-            batch.labels.to(device, non_blocking=True),
-            batch.label_ratio,
-            batch.mask_seeds,
-            stable_seed(self.config.train.seed, update, "layer_drop"),
-        )
+        """Weighted sum of the objective's terms over the frames that it predicts."""
+        output = self._output(model, batch, update)
         return LossOutput(output.loss, output.sample_size, output.terms)
+
+    def _output(
+        self, model: nn.Module, batch: PretrainBatch, update: int | None
+    ) -> ObjectiveOutput:
+        targets = Targets(batch.labels, batch.label_ratios)
+        lengths, seeds = batch.lengths, batch.mask_seeds
+        return objective_output(
+            self.config, self.process, model, batch.waveforms, lengths, targets, seeds, update
+        )
 
     def metrics(self, sums: Mapping[str, float], size: float) -> dict[str, float]:
         """Loss terms in nats per frame and the accuracy on masked frames."""
-        frames = max(sums["masked_frames"], 1.0)
-        terms = {"masked": sums["masked"] / frames, "penalty": sums["penalty"] / size}
-        if "unmasked" in sums:
-            terms["unmasked"] = sums["unmasked"] / max(size - frames, 1.0)
-        return {**terms, "accuracy": sums["correct"] / frames}
+        return term_means(sums, size)
 
     def validate(self, model: nn.Module) -> tuple[dict[str, float], float]:
-        """Masked prediction on unmixed validation utterances with masks that never change."""
+        """The objective on unmixed validation utterances with masks that never change."""
         stream = self._stream(self.valid_cuts, epochs=1)
+        main = "masked" if self.labels else "contrast"
         sums = torch.zeros(3, dtype=torch.float64)
         for batch in batches(self.valid_dataset, stream, 0):
-            output = self.loss(model, batch, 0)
-            parts = (output.terms["masked"], output.terms["correct"], output.terms["masked_frames"])
+            terms = self._output(model, batch, None).terms
+            parts = (terms[main], terms["correct"], terms["masked_frames"])
             sums += torch.tensor([float(part) for part in parts], dtype=torch.float64)
-        masked, correct, size = all_sum(sums.to(self.process.device), self.process).tolist()
-        loss = masked / max(size, 1.0)
+        total, correct, size = all_sum(sums.to(self.process.device), self.process).tolist()
+        loss = total / max(size, 1.0)
         return {"loss": loss, "accuracy": correct / max(size, 1.0)}, loss
+
+
+def _shards(train: Sequence[str]) -> ShardFolder | None:
+    """The folder of shards to train on, or None where manifests are given.
+
+    Raises:
+        ConfigError: shards together with something else.
+    """
+    if not any(is_shards(path) for path in train):
+        return None
+    if len(train) > 1:
+        raise ConfigError(
+            "shards are one training set",
+            where="data.train",
+            expected="one folder of shards, or manifests",
+            found=", ".join(train),
+            remedy="mix the manifests first and write the mix as shards",
+        )
+    return ShardFolder(train[0])
+
+
+def check_layers(config: PretrainConfig) -> None:
+    """Raise a ConfigError when the objective looks at a layer that the encoder does not have."""
+    objective = config.objective
+    if not isinstance(objective, MaskedPredictionConfig):
+        return
+    utterance = () if objective.utterance is None else (objective.utterance.layer,)
+    wrong = [n for n in (*objective.predict_layers, *utterance) if n > config.model.layers]
+    if wrong:
+        raise ConfigError(
+            f"the objective looks at layer {wrong[0]}",
+            where="objective",
+            found=f"the encoder has {config.model.layers} layers",
+        )
+
+
+def has_unused(config: PretrainConfig) -> bool:
+    """Whether some parameters get no gradient in some updates."""
+    model, objective = config.model, config.objective
+    layers = objective.predict_layers if isinstance(objective, MaskedPredictionConfig) else ()
+    # ILS-SSL predicts from the raw states, with norms of its own.
+    is_norm_unused = bool(layers) and model.norm_first
+    is_cut = bool(layers) and max(layers) < model.layers
+    is_mixed = bool(config.data.unlabelled)
+    return (
+        model.layer_drop > 0 or model.feature_grad_mult == 0 or is_norm_unused or is_cut or is_mixed
+    )
+
+
+def objective_output(
+    config: PretrainConfig,
+    process: Process,
+    model: nn.Module,
+    waveforms: torch.Tensor,
+    lengths: torch.Tensor | None,
+    targets: Targets,
+    seeds: torch.Tensor,
+    update: int | None,
+) -> ObjectiveOutput:
+    """Draw the random choices of a batch and run the model; tensors come on the CPU.
+
+    `update` counts from 1; None evaluates.
+    """
+    rows, samples = waveforms.shape
+    batch = layout(config.model, rows, samples, lengths, targets.labels, targets.ratios)
+    seed = None if update is None else stable_seed(config.train.seed, update, "layer_drop")
+    draws = draw(config.objective, config.model, batch, seeds, (update or 1) - 1, seed)
+    device = process.device
+    targets = targets._replace(
+        labels=tuple(labels.to(device, non_blocking=True) for labels in targets.labels),
+        tokens=None if targets.tokens is None else targets.tokens.to(device, non_blocking=True),
+    )
+    moved = waveforms.to(device, non_blocking=True)
+    output = model(moved, None if lengths is None else lengths.to(device), targets, draws)
+    assert isinstance(output, ObjectiveOutput)
+    return output
+
+
+def term_means(sums: Mapping[str, float], size: float) -> dict[str, float]:
+    """Means of the summed terms: nats per frame or token, accuracies, perplexities."""
+    frames = max(sums["masked_frames"], 1.0)
+    others = max(size - frames, 1.0)
+    means = {}
+    for name, total in sums.items():
+        if name.startswith("unmasked"):
+            means[name] = total / others
+        elif name.startswith("masked") and name != "masked_frames":
+            means[name] = total / frames
+    for name in ("contrast", "diversity", "penalty", "code_perplexity", "prob_perplexity"):
+        if name in sums:
+            means[name] = sums[name] / max(size, 1.0)
+    if "contrast_correct" in sums:
+        means["contrast_accuracy"] = sums["contrast_correct"] / frames
+    if "ctc" in sums:
+        means["ctc"] = sums["ctc"] / max(sums["tokens"], 1.0)
+    return {**means, "accuracy": sums["correct"] / frames}

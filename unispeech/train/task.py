@@ -38,6 +38,10 @@ class Task(Protocol):
         """Endless training batches of this process from `start` on."""
         ...
 
+    def largest_batches(self) -> list[Any]:
+        """Batches of one epoch that need most memory, from a stream of their own."""
+        ...
+
     def loss(self, model: nn.Module, batch: Any, update: int) -> LossOutput:
         """Loss of one batch in update number `update`."""
         ...
@@ -56,9 +60,11 @@ def batch_stream(
     start: Position = BEGINNING,
     epochs: int | None = None,
     *,
+    keep: Mapping[str, float] | None = None,
     config: BatchingConfig,
     seed: int,
     process: Process,
 ) -> BatchStream:
     """The batches of `cuts`, a CutSet, for one process; arguments as in `BatchStream`."""
-    return BatchStream(cuts, config, seed, process.rank, process.world_size, start, epochs)
+    ranks = (process.rank, process.world_size)
+    return BatchStream(cuts, config, seed, *ranks, start, epochs, keep)

@@ -1,0 +1,78 @@
+"""Pre-training that continues from a model: its shape, its weights, and which heads it keeps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from unispeech.errors import ConfigError
+from unispeech.models.config import EncoderConfig
+from unispeech.models.pretraining import PretrainingModel
+from unispeech.models.speech import SpeechModel
+
+TRAINING_ONLY = (
+    "feature_grad_mult",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "input_dropout",
+    "layer_drop",
+    "padding_rule",
+)
+"""Settings of an encoder that change nothing about which weights fit."""
+
+
+def shape_of(asked: EncoderConfig, init: EncoderConfig) -> EncoderConfig:
+    """The encoder of a training that continues from `init`: its shape, the asked dropouts.
+
+    Raises:
+        ConfigError: a setting differs from the model's and is not the default either.
+    """
+    standard = EncoderConfig()
+    fixed = [name for name in EncoderConfig.model_fields if name not in TRAINING_ONLY]
+    differing = [
+        f"model.{name}={getattr(asked, name)} ({getattr(init, name)} in the model)"
+        for name in fixed
+        if getattr(asked, name) not in (getattr(standard, name), getattr(init, name))
+    ]
+    if differing:
+        raise ConfigError(
+            "the configuration asks for another encoder than the model that it continues from",
+            where="init",
+            found="; ".join(differing)[:300],
+            remedy="leave these settings out: a continued training keeps the model's shape",
+        )
+    return init.model_copy(update={name: getattr(asked, name) for name in TRAINING_ONLY})
+
+
+def start_from(
+    model: PretrainingModel, init: SpeechModel, heads: Literal["new", "load"]
+) -> list[str]:
+    """Load the encoder of `init`, and with `load` the heads that both have.
+
+    Returns:
+        What was loaded, what is new and what of `init` is not used, for the log.
+
+    Raises:
+        ConfigError: `load`, and no head of `init` fits.
+    """
+    model.encoder.load_state_dict(init.encoder.state_dict())
+    own, given = model.heads.state_dict(), init.heads.state_dict()
+    same = [n for n in own if n in given and own[n].shape == given[n].shape]
+    if heads == "new":
+        same = []
+    elif not same:
+        raise ConfigError(
+            "the model has no head that fits the objective",
+            where="init_heads",
+            expected=", ".join(sorted(own)) or "heads",
+            found=", ".join(f"{n} {tuple(given[n].shape)}" for n in sorted(given)) or "none",
+            remedy="init_heads=new makes them anew",
+        )
+    model.heads.load_state_dict({**own, **{name: given[name] for name in same}})
+    new = sorted(set(own) - set(same))
+    unused = sorted(set(given) - set(same))
+    lines = [f"continues from a {init.family} model: encoder loaded"]
+    lines += [f"heads loaded: {', '.join(same)}"] if same else []
+    lines += [f"heads new: {', '.join(new)}"] if new else []
+    lines += [f"heads of the model that are not used: {', '.join(unused)}"] if unused else []
+    return lines
