@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from unispeech.__main__ import main
-from unispeech.data.datasets import batches
+from unispeech.data.loading import batches
 from unispeech.hub.load import load_model
 from unispeech.models.pretrained import load_recogniser, read_checkpoint
 from unispeech.train import state

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from unispeech.data.datasets import PretrainBatch, PretrainDataset, batches, load_manifests
+from unispeech.data.datasets import PretrainBatch, PretrainDataset, check_given, load_manifests
 from unispeech.data.labels import FrameLabels, LabelStore, manifest_name
+from unispeech.data.loading import batches
 from unispeech.data.sampling import Position, balanced, largest, stable_seed
 from unispeech.data.shard_labels import ShardLabels
 from unispeech.data.shard_stream import ShardStream
@@ -65,6 +66,7 @@ class PretrainTask:
         # The released code mixes validation utterances too; an unmixed one measures one thing.
         unmixed = data.mixing.model_copy(update={"prob": 0.0})
         self.valid_dataset = PretrainDataset(self.labels, data.crop, unmixed, *common)
+        check_given(data.train)
         if not self.shards:
             parts = [self.dataset.usable(load_manifests([path])) for path in data.train]
             self.train_cuts, self.keep = balanced(parts, data.temperature)
