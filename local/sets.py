@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +140,99 @@ def write_sets(output: Path, sets: Mapping[str, Sequence[MonoCut]], inputs: str)
         hours = sum(cut.duration for cut in cuts) / 3600
         people = len({speaker(cut) for cut in cuts})
         print(f"{path}: {len(cuts)} utterances, {people} speakers, {hours:.3f} h")
+    write_record(output, hashes, inputs)
+
+
+def write_record(output: Path, hashes: Mapping[str, str], inputs: str) -> None:
+    """Write the record that makes `finished` true; remove files of an earlier one."""
     if (output / RECORD).is_file():
         earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
         for stale in set(earlier["sha256"]) - set(hashes):
             (output / stale).unlink(missing_ok=True)
-    write_json(output / RECORD, {"inputs": inputs, "sha256": hashes})
+    write_json(output / RECORD, {"inputs": inputs, "sha256": dict(hashes)})
+
+
+def write_long_set(output: Path, name: str, cuts: Iterable[MonoCut], inputs: str) -> None:
+    """Write one set in the order its cuts come, none of them kept, then the record.
+
+    Raises:
+        DataError: there are no cuts.
+    """
+    path = output / f"{name}.jsonl.gz"
+    count, seconds = 0, 0.0
+
+    def counted() -> Iterator[MonoCut]:
+        nonlocal count, seconds
+        for cut in cuts:
+            count, seconds = count + 1, seconds + cut.duration
+            yield cut
+        if count == 0:
+            raise DataError(
+                "no utterance is left", where=f"set {name}", remedy="lower --min-seconds"
+            )
+
+    write_cuts(counted(), path)
+    write_record(output, {path.name: sha256(path)}, inputs)
+    print(f"{path}: {count} utterances, {seconds / 3600:,.3f} h")
+
+
+def add_long_options(parser: argparse.ArgumentParser, name: str) -> None:
+    """Options of the corpora whose recordings are cut into utterances."""
+    parser.add_argument("--corpora", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder of its own")
+    parser.add_argument("--name", default=name, help=f"name of the set (default {name})")
+    # Shorter ones are left out of pre-training anyway; longer ones are cropped to 15.6 s.
+    parser.add_argument("--min-seconds", type=float, default=2.0, help="leave out shorter ones (2)")
+    parser.add_argument("--max-seconds", type=float, default=30.0, help="cut longer ones (30)")
+
+
+def check_lengths(args: argparse.Namespace) -> None:
+    """Raise a UsageError when halves of long utterances would be too short."""
+    if not 0 < 2 * args.min_seconds <= args.max_seconds:
+        raise UsageError(
+            "--max-seconds must be at least twice --min-seconds",
+            found=f"{args.min_seconds:g} and {args.max_seconds:g}",
+        )
+
+
+def pieces(
+    start: float, end: float, shortest: float, longest: float
+) -> Iterator[tuple[float, float]]:
+    """Start and duration of the fewest equal pieces of a stretch of a recording, in seconds.
+
+    None is longer than `longest`, a stretch shorter than `shortest` gives none, and all begin and
+    end at samples.
+    """
+    first, last = round(start * SAMPLING_RATE), round(end * SAMPLING_RATE)
+    samples, most = last - first, math.floor(longest * SAMPLING_RATE)
+    if samples < shortest * SAMPLING_RATE:
+        return
+    count = -(-samples // most)
+    edges = [first + samples * number // count for number in range(count + 1)]
+    for begin, stop in zip(edges, edges[1:], strict=False):
+        yield begin / SAMPLING_RATE, (stop - begin) / SAMPLING_RATE
+
+
+def join(
+    stretches: Iterable[tuple[float, float]], longest: float, pause: float
+) -> Iterator[tuple[float, float]]:
+    """Neighbouring stretches of speech as one, with the pauses between them.
+
+    Args:
+        stretches: start and end in seconds, ascending.
+        longest: length in seconds beyond which nothing is joined.
+        pause: longest pause in seconds that is kept.
+    """
+    current: tuple[float, float] | None = None
+    for start, end in stretches:
+        if current and start - current[1] <= pause and end - current[0] <= longest:
+            current = (current[0], end)
+            continue
+        if current:
+            yield current
+        current = (start, end)
+    if current:
+        yield current
 
 
 def _walk(folder: Path) -> list[Path]:

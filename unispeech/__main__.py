@@ -15,6 +15,7 @@ from unispeech.errors import DataProblems, StorageError, UnispeechError, UsageEr
 
 COMMANDS = {
     "validate": "check manifests, audio and labels; list every problem",
+    "shards": "write a manifest as lhotse Shar shards, the format of large corpora",
     "label": "cluster features into frame labels for masked prediction",
     "pretrain": "pre-train an encoder by masked prediction",
     "finetune": "fine-tune a pre-trained encoder with CTC",

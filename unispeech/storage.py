@@ -14,6 +14,9 @@ from typing import Any
 
 from unispeech.errors import DataError
 
+TEMPORARY = ".tmp-*"
+"""Names of files and folders that are being written, as a pattern."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:

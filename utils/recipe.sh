@@ -7,6 +7,8 @@
 #
 # stage N "name"   succeeds when stage N is to run
 # run COMMAND...   executes (or, in a dry run, prints) one command; ends the recipe when it fails
+# first_of FILE... prints the first of these files that exists; none of them is an error
+# usage_error TEXT ends the recipe with exit code 2 and where to find the options
 # overrides        the key=value words of the command line
 # command_line     the command that started the recipe, for the report
 # root, recipe     folders of the repository and of the run.sh; the recipe runs in the latter
@@ -23,9 +25,18 @@ declare -A _help=() _kind=()
 recipe=$(CDPATH='' cd "$(dirname "$_script")" && pwd -P)
 root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
-_usage_error() {
+usage_error() {
   echo "$_script: error: $1; see: $(_quoted bash "$_script" --help)" >&2
   exit 2
+}
+
+first_of() { # <file>...
+  local _file
+  for _file in "$@"; do
+    if [[ -f $_file ]]; then echo "$_file"; return; fi
+  done
+  echo "$_script: error: no such configuration; expected one of: $*; see: ls $recipe/conf" >&2
+  exit 78
 }
 
 _quoted() { # words as a shell would read them back, on one line
@@ -115,7 +126,7 @@ _set() { # <option> <value>, checked against the kind of the default
     "a whole number")
       if [[ $_value =~ ^[0-9]{1,15}$ ]]; then _value=$((10#$_value)); else _wrong=yes; fi ;;
   esac
-  [[ -z $_wrong ]] || _usage_error "$_option wants $_want, found $(_quoted "$_value")"
+  [[ -z $_wrong ]] || usage_error "$_option wants $_want, found $(_quoted "$_value")"
   case $_name in
     corpora | exp | arpa | audio | splits) [[ $_value == /* || -z $_value ]] || _value=$_caller/$_value ;;
   esac
@@ -133,19 +144,19 @@ _parse() {
         _name=${_option#--} _name=${_name//-/_}
         # The pattern goes first: `-v` would execute $(...) inside the brackets.
         [[ $_name =~ ^[a-z][a-z0-9_]*$ && -v _kind[$_name] ]] ||
-          _usage_error "unknown option $(_quoted "$_option")$(_nearest "$_name")"
+          usage_error "unknown option $(_quoted "$_option")$(_nearest "$_name")"
         if [[ $_word == *=* ]]; then
           _value=${_word#*=}
         elif (($# > 1)) && [[ $2 != --* ]]; then
           _value=$2 _from=2
         else
-          _usage_error "$_option wants ${_kind[$_name]}"
+          usage_error "$_option wants ${_kind[$_name]}"
         fi
         _set "$_option" "$_name" "$_value"
         [[ $_name == stage ]] || _resume+=("${@:1:_from}") ;;
       *)
         [[ $_word =~ ^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*= ]] ||
-          _usage_error "expected --option value or key=value, found $(_quoted "$_word")"
+          usage_error "expected --option value or key=value, found $(_quoted "$_word")"
         overrides+=("$_word") _resume+=("$_word") ;;
     esac
     shift "$_from"
@@ -214,7 +225,7 @@ _read_declarations
 _parse "$@"
 # shellcheck disable=SC2034 # for the recipe: what the user typed, as the report shows it
 command_line=$(_quoted bash "${recipe#"$root/"}/${_script##*/}" "${_resume[@]}")
-((stage <= stop_stage)) || _usage_error "--stage $stage is after --stop-stage $stop_stage"
+((stage <= stop_stage)) || usage_error "--stage $stage is after --stop-stage $stop_stage"
 for _name in corpora exp; do # a default is relative to the recipe
   if [[ -v $_name && -n ${!_name} && ${!_name} != /* ]]; then
     printf -v "$_name" %s "$recipe/${!_name}"

@@ -3,7 +3,7 @@
 # CTC, decode, score, report. Finished steps are skipped, so the same command continues.
 #
 #   bash egs/librispeech/run.sh --tiny true
-#   bash egs/librispeech/run.sh --corpora /data/corpora --ngpu 8
+#   bash egs/librispeech/run.sh --corpora /data/corpora --ngpu 8 --iterations "mfcc hubert:6 hubert:9" --model wavlm_base
 #   bash egs/librispeech/run.sh --corpora /data/corpora --layout folder --conf conf/mini
 set -euo pipefail
 # options
@@ -18,7 +18,9 @@ pretrain_parts="train-clean-100+train-clean-360+train-other-500"   # audio to pr
 train_parts="train-clean-100"   # transcribed speech to fine-tune on
 dev="dev-other"            # set for validation and for tuning the language-model scale
 tests="test-clean test-other"   # sets to report
-iterations=1             # 2: cluster a layer of our own model and pre-train once more
+iterations=mfcc          # labels of each pre-training: mfcc, then MODEL:LAYER of the one before; or none
+model=pretrain           # what is pre-trained last: a file of the conf folder, or a folder of conf/
+init=                    # released or own model to continue pre-training from
 scratch=false            # true: also fine-tune the same network from random weights, as a control
 arpa=                    # language model to use as it is (default: estimated on the training text)
 order=3                  # order of the language model that is estimated
@@ -37,11 +39,14 @@ dry_run=false            # true: print the commands, run none
 
 # shellcheck source=../../utils/recipe.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../utils/recipe.sh" "$@"
+. "$root/utils/iterations.sh"
 
 paper=(--paper-model "$paper_model" --paper-hours "$paper_hours")
 if $tiny; then conf=${conf:-conf/tiny} pretrain_parts=train-clean-100 dev=dev-clean tests=test-clean paper=(); fi
 if [[ $layout == folder ]]; then dev=dev tests=test paper=(); fi
-conf=${conf:-conf/wavlm_base}
+conf=${conf:-conf/wavlm_base} shared=conf/wavlm_base
+if [[ $model$conf == *_large* ]]; then shared=conf/wavlm_large; fi
+read_iterations "$iterations"
 exp=${exp:-$recipe/exp/${conf##*/}}
 data=$exp/data lang=$exp/lang synthesise=false
 if $tiny && [[ -z $corpora ]]; then corpora=$exp/corpus name="synthesised speech" synthesise=true; fi
@@ -73,24 +78,19 @@ if stage 1 "manifests: lhotse cuts, checked"; then
 fi
 
 if stage 2 "targets: frame labels; tokens, lexicon, language model, graph"; then
-  run "${label[@]}" --config "$conf/labels.yaml" --output "$data/labels/it1" "${overrides[@]}"
+  first_labels "${label[@]}"
   run python "$root/local/prepare_lang.py" --text "$data/train.jsonl.gz" --dev "$data/$dev.jsonl.gz" \
     --output "$lang" --order "$order" ${arpa:+--arpa "$arpa"}
 fi
 
-if stage 3 "pre-train: masked prediction of the labels"; then
-  for ((i = 1; i <= iterations; i++)); do
-    ((i == 1)) || run "${label[@]}" --config "$conf/labels_it2.yaml" --output "$data/labels/it$i" \
-      checkpoint="$exp/pretrain_it$((i - 1))"
-    run "${train[@]}" pretrain --config "$conf/pretrain.yaml" --output "$exp/pretrain_it$i" \
-      data.train="$data/pretrain.jsonl.gz" data.valid="$data/$dev.jsonl.gz" data.labels="$data/labels/it$i" "${overrides[@]}"
-  done
+if stage 3 "pre-train: as often as --iterations says, with labels of the model before"; then
+  iterate "$data/pretrain.jsonl.gz" "$data/$dev.jsonl.gz" "${label[@]}" -- "${train[@]}"
 fi
 
 if stage 4 "fine-tune: CTC on letters"; then
   for system in "${!folder[@]}"; do
-    run "${train[@]}" finetune --config "$conf/finetune.yaml" --output "${folder[$system]}" random_init="${random[$system]}" \
-      init="$exp/pretrain_it$iterations" data.train="$data/train.jsonl.gz" data.valid="$data/$dev.jsonl.gz" \
+    run "${train[@]}" finetune --config "$(first_of "$conf"/finetune.yaml "$shared"/finetune.yaml)" --output "${folder[$system]}" random_init="${random[$system]}" \
+      init="$exp/pretrain_it${#steps[@]}" data.train="$data/train.jsonl.gz" data.valid="$data/$dev.jsonl.gz" \
       data.tokens="$lang/tokens.txt" "${overrides[@]}"
   done
 fi
@@ -103,7 +103,7 @@ if stage 5 "infer: emissions, greedy and graph decoding"; then
       run python -m unispeech emit --model "${folder[$system]}" --output "$out" "$data/$set.jsonl.gz"
       run python -m unispeech decode --method greedy --emissions "$out" --output "$out/greedy"
       run python -m unispeech decode --method graph --emissions "$out" --output "$out/graph" --lang "$lang" \
-        --backend "$backend" --config "$conf/decode.yaml" "${tune[@]}" "${overrides[@]}"
+        --backend "$backend" --config "$(first_of "$conf"/decode.yaml "$shared"/decode.yaml)" "${tune[@]}" "${overrides[@]}"
     done
   done
 fi

@@ -31,7 +31,10 @@ def peer() -> torch.nn.Module:
         layerdrop=0.0,
         feat_quantizer_dropout=0.0,
         attn_implementation="eager",
-        **{f"{n}_dropout": 0.0 for n in ("hidden", "attention", "activation", "feat_proj", "final")},
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
     )
     return transformers.Wav2Vec2ForPreTraining(config).eval()
 

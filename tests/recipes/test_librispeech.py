@@ -96,9 +96,10 @@ def test_second_run_skips_everything(repo: Path, exp: Path) -> None:
 
 
 def test_second_iteration_labels_from_our_own_model(repo: Path, exp: Path) -> None:
-    options = ["--iterations", "2", "--stage", "3", "--stop-stage", "3", "--dry-run", "true"]
+    options = ["--iterations", "mfcc pretrain:2", "--stage", "3", "--stop-stage", "3"]
+    options += ["--dry-run", "true"]
     printed = recipe(repo, exp, *options).splitlines()
-    label = next(line for line in printed if "labels_it2.yaml" in line)
+    label = next(line for line in printed if "labels_layer.yaml" in line)
     second = next(line for line in printed if "--output" in line and "pretrain_it2" in line)
     assert printed.index(label) < printed.index(second)
     assert "labels/it2" in second

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from lhotse import Recording, SupervisionSegment
 
+from unispeech.__main__ import main
 from unispeech.data.labels import LabelWriter, write_description
 from unispeech.data.manifests import write_cuts
 
@@ -105,6 +106,29 @@ def make_corpus(folder: Path) -> Corpus:
     names = ("train.jsonl.gz", "valid.jsonl.gz", "labels", "tokens.txt")
     files = [folder / name for name in (*names, "pretrain.yaml", "finetune.yaml")]
     return Corpus(folder, *files)
+
+
+class ShardedCorpus(NamedTuple):
+    """A corpus, its training set as shards, and MFCC labels of the shards and both sets."""
+
+    train: Path
+    valid: Path
+    shards: Path
+    labels: Path
+
+
+@pytest.fixture(scope="session")
+def sharded_corpus(tmp_path_factory: pytest.TempPathFactory) -> ShardedCorpus:
+    """Four shards that tests only read."""
+    folder = tmp_path_factory.mktemp("sharded")
+    corpus = make_corpus(folder)
+    shards, labels = folder / "shards", folder / "shard_labels"
+    options = ["--manifest", str(corpus.train), "--output", str(shards), "--shard-size", "5"]
+    assert main(["shards", *options, "--jobs", "1"]) == 0
+    options = ["--shards", str(shards), "--output", str(labels)]
+    options += ["share=0.5", "kmeans.clusters=5", "kmeans.n_init=1"]
+    assert main(["label", *options, "--manifests", str(corpus.valid), str(corpus.train)]) == 0
+    return ShardedCorpus(corpus.train, corpus.valid, shards, labels)
 
 
 @pytest.fixture(scope="session")

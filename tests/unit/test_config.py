@@ -14,6 +14,8 @@ from unispeech.commands.decode import DecodeConfig
 from unispeech.config import Config, Paths, dump, flatten, load
 from unispeech.data.config import LabelConfig
 from unispeech.errors import ConfigError
+from unispeech.models.families import PRESETS
+from unispeech.models.objective import family_of, heads_of
 from unispeech.train.config import FinetuneConfig, OptimConfig, PretrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +23,8 @@ SCHEMAS: dict[str, type[Config]] = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
     "labels": LabelConfig,
-    "labels_it2": LabelConfig,
+    "labels_layer": LabelConfig,
+    "hubert": PretrainConfig,
     "decode": DecodeConfig,
 }
 SHIPPED = [p for p in sorted(ROOT.glob("egs/*/conf/*/*.yaml")) if p.stem != "sets"]
@@ -47,9 +50,31 @@ def test_every_shipped_file_fits_its_schema(path: Path) -> None:
 
 
 def test_a_shipped_set_of_configs_is_whole() -> None:
-    for folder in (ROOT / "egs/librispeech/conf").iterdir():
-        names = {path.stem for path in folder.glob("*.yaml")}
-        assert {"labels", "pretrain", "finetune", "decode"} <= names
+    """A folder has the model; what it lacks beside is taken from WavLM's folders."""
+    conf = ROOT / "egs/librispeech/conf"
+    for folder in conf.iterdir():
+        assert (folder / "pretrain.yaml").is_file()
+    for name in ("tiny", "mini", "wavlm_base", "wavlm_large"):
+        names = {path.stem for path in (conf / name).glob("*.yaml")}
+        assert {"pretrain", "finetune", "decode"} <= names
+    for name in ("tiny", "mini", "wavlm_base"):
+        names = {path.stem for path in (conf / name).glob("*.yaml")}
+        assert {"labels", "labels_layer"} <= names
+    for name in ("tiny", "mini"):
+        assert (conf / name / "hubert.yaml").is_file()
+
+
+def test_shipped_models_are_the_presets() -> None:
+    """Encoder and heads of every shipped configuration are those of the released models."""
+    for folder in sorted((ROOT / "egs/librispeech/conf").iterdir()):
+        if folder.name in ("tiny", "mini"):
+            continue
+        config = load(PretrainConfig, [folder / "pretrain.yaml"])
+        preset = PRESETS[folder.name.removesuffix("_it1").removesuffix("_it2")]
+        assert config.model == preset.encoder
+        clusters = [500] if config.objective.kind == "masked_prediction" else []
+        assert heads_of(config.model, config.objective, clusters) == preset.heads
+        assert family_of(config.model, config.objective) == preset.family
 
 
 def test_files_merge_left_to_right_and_the_command_line_wins(tmp_path) -> None:

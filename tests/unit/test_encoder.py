@@ -11,7 +11,11 @@ from unispeech.models.attention import SelfAttention, relative_buckets
 from unispeech.models.config import EncoderConfig, conv_stack
 from unispeech.models.encoder import Encoder
 from unispeech.models.frontend import frame_padding_mask, output_length, strided_conv
-from unispeech.models.transformer import RelativePositionBias, draw_dropped_layers
+from unispeech.models.transformer import (
+    PositionalConv,
+    RelativePositionBias,
+    draw_dropped_layers,
+)
 from unispeech.train.config import PretrainConfig
 
 
@@ -119,3 +123,23 @@ def test_too_short_utterance_is_a_clear_error() -> None:
     config = EncoderConfig(dim=16, ffn_dim=16, heads=2, layers=1, conv_layers=conv_stack(4))
     with pytest.raises(DataError, match="at least 400 samples, found 399"):
         Encoder(config)(torch.zeros(1, 399))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_positional_filters_follow_the_optimizer(fused: bool) -> None:
+    """What a validation computes during training is what the saved weights compute."""
+    config = EncoderConfig(dim=8, heads=2, pos_conv_kernel=4, pos_conv_groups=2)
+    trained, fresh = PositionalConv(config), PositionalConv(config)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=0.1, fused=fused)
+    x = torch.randn(1, 12, 8, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        trained(x).square().sum().backward()
+        optimizer.step()
+        fresh.load_state_dict(trained.state_dict())
+        with torch.no_grad():
+            expected = F.conv1d(
+                x.transpose(1, 2), fresh.weight(), fresh.bias, padding=2, groups=2
+            )
+            assert torch.equal(trained(x), fresh(x))
+        assert torch.equal(trained(x), F.gelu(expected[:, :, :12]).transpose(1, 2))
+        fresh = PositionalConv(config)

@@ -162,7 +162,8 @@ def batch_of(objective: ObjectiveConfig) -> tuple[Targets, tuple[int, ...], int]
         labels = torch.randint(0, 5, (3, 50), generator=torch.Generator().manual_seed(2))
         return Targets((labels,), (1,)), (5,), 0
     if isinstance(objective, MultitaskConfig):
-        return Targets(tokens=torch.tensor([1, 2, 3, 1]), token_lengths=torch.tensor([2, 1, 1])), (), 4
+        tokens = torch.tensor([1, 2, 3, 1])
+        return Targets(tokens=tokens, token_lengths=torch.tensor([2, 1, 1])), (), 4
     return Targets(), (), 0
 
 
@@ -254,8 +255,8 @@ def test_untied_label_sets_have_a_part_of_the_projection_each() -> None:
     assert head.final_proj is not None
     total = torch.zeros(())
     projected = head.final_proj(hidden)
-    parts = ((projected[:, :8], head.label_embeddings[:9]), (projected[:, 8:], head.label_embeddings[9:]))
-    for (part, table), own in zip(parts, labels, strict=True):
+    tables = head.label_embeddings.split([9, 13])
+    for part, table, own in zip(projected.split(8, -1), tables, labels, strict=True):
         logits = F.cosine_similarity(part[:, None], table[None], dim=-1) / 0.1
         total = total + F.cross_entropy(logits, own[mask] + SPECIAL_LABELS, reduction="sum")
     torch.testing.assert_close(output.loss, total)
@@ -290,9 +291,10 @@ def test_multitask_weighs_its_parts_as_the_paper() -> None:
     flat, codes = codewords.flatten(0, 1), quantized.codes.flatten(0, 1)
     for index, position in enumerate(mask.flatten().nonzero().squeeze(1).tolist()):
         row = context.flatten(0, 1)[position]
-        others = [i for i in negatives[index].tolist() if not torch.equal(codes[i], codes[position])]
-        logits = torch.stack([F.cosine_similarity(row, flat[i], dim=0) / 0.1 for i in (position, *others)])
-        contrast = contrast - torch.log_softmax(logits, 0)[0]
+        drawn = negatives[index].tolist()
+        others = [i for i in drawn if not torch.equal(codes[i], codes[position])]
+        cosines = [F.cosine_similarity(row, flat[i], dim=0) for i in (position, *others)]
+        contrast = contrast - torch.log_softmax(torch.stack(cosines) / 0.1, 0)[0]
     usage = head.quantizer(front.features.flatten(0, 1)[mask.flatten()][None]).prob_perplexity
     unused = 45 * (12 - usage) / 12
     torch.testing.assert_close(output.loss, 0.5 * ctc + 0.5 * (contrast + 0.1 * unused))

@@ -62,6 +62,14 @@ def test_processes_have_as_many_batches_of_known_utterances(world_size: int) -> 
     assert len(set(counts)) == 1
 
 
+@pytest.mark.parametrize(("count", "buckets"), [(1, 8), (20, 1)])
+def test_one_bucket_or_one_utterance(count: int, buckets: int) -> None:
+    cuts = make_cuts(count)
+    stream = BatchStream(cuts, BatchingConfig(max_seconds=20, buckets=buckets), 1)
+    first = [s for s in itertools.islice(stream, 20) if s.position.epoch == 0]
+    assert sorted(c.id for s in first for c in s.cuts) == sorted(cuts.ids)
+
+
 def test_batches_are_within_the_limit_and_epochs_differ() -> None:
     durations = {c.id: c.duration for c in make_cuts(150)}
     batches = take(60)

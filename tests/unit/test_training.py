@@ -141,34 +141,67 @@ def test_is_done_tells_without_training(shared_corpus, uninterrupted, tmp_path) 
     assert not (tmp_path / "new").exists()
 
 
-def test_two_processes_take_the_gradient_of_both_batches(
-    shared_corpus, tmp_path, repo, monkeypatch
-) -> None:
-    """Two ranks with one batch each equal one process that accumulates the batches of both."""
-    common = ["train.updates=3", "train.validate_every=3", "model.layer_drop=0"]
-    common += [f"model.{name}=0" for name in ("dropout", "attention_dropout", "input_dropout")]
+def run_pair(arguments: list[str], repo: Path) -> None:
+    """Run a command on two processes that reduce with gloo."""
     launch = ["bash", str(repo / "utils/launch.sh"), "--cpu-nproc", "2", "--threads", "1"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     python_path = f"{repo}:{os.environ.get('PYTHONPATH', '')}"
     env = {**environment(), "PATH": path, "PYTHONPATH": python_path}
-    pair = command(shared_corpus, tmp_path / "two", *common)[3:]
-    subprocess.run([*launch, *pair], env=env, check=True)
+    subprocess.run([*launch, *arguments], env=env, check=True)
+
+
+def take_batches_of_two(monkeypatch, task: type) -> None:
+    """Let one process draw what two would, in turn."""
 
     def both(self, start):
-        ranks = [Process(rank, 2, torch.device("cpu")) for rank in range(2)]
         streams = []
-        for rank in ranks:
-            twin = PretrainTask(self.config, rank)
+        for rank in range(2):
+            twin = task(self.config, Process(rank, 2, torch.device("cpu")))
             stream = twin._stream(twin.train_cuts, start)
             streams.append(batches(twin.dataset, stream, 0))
         while True:
             yield from (next(stream) for stream in streams)
 
-    monkeypatch.setattr(PretrainTask, "batches", both)
+    monkeypatch.setattr(task, "batches", both)
+
+
+RAGGED = ("data.crop.rows=pad",)
+# An objective and how it is run on two processes; one process always runs it plainly.
+ON_TWO = [
+    pytest.param((), (), id="masked-cropped"),
+    pytest.param(RAGGED, (), id="masked-ragged"),
+    pytest.param((*RAGGED, "objective.unmasked_weight=0.5"), (), id="both-frames-ragged"),
+    pytest.param(RAGGED, ("train.activation_checkpointing=true",), id="recomputed"),
+    pytest.param(
+        (*RAGGED, "train.precision=fp16", "train.loss_scale.initial=2048"), (), id="overflowing"
+    ),
+]
+
+
+@pytest.mark.parametrize(("objective", "execution"), ON_TWO)
+def test_two_processes_take_the_gradient_of_both_batches(
+    shared_corpus, tmp_path, repo, monkeypatch, objective, execution
+) -> None:
+    """Two ranks with one batch each equal one process that accumulates the batches of both."""
+    # With so large an epsilon a step is proportional to the gradient: tiny gradients stay tiny.
+    common = ["train.updates=5", "train.validate_every=5", "optim.eps=1", "optim.lr=1"]
+    # Dropout draws by rank; LayerDrop leaves out the same layers on both.
+    common += [f"model.{name}=0" for name in ("dropout", "attention_dropout", "input_dropout")]
+    common += ["optim.warmup=0", "optim.weight_decay=0", *objective]
+    run_pair(command(shared_corpus, tmp_path / "two", *common, *execution)[3:], repo)
+    take_batches_of_two(monkeypatch, PretrainTask)
     assert run_here(shared_corpus, tmp_path / "one", *common, "train.accumulate=2") == 0
     one, two = (read_checkpoint(tmp_path / n / "checkpoints/final.pt") for n in ("one", "two"))
     for name, value in one["model"].items():
-        torch.testing.assert_close(two["model"][name], value, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(two["model"][name], value, atol=1e-5, rtol=1e-5)
+    rows = [(tmp_path / n / "metrics.jsonl").read_text().splitlines() for n in ("one", "two")]
+    first, second = ([json.loads(row) for row in part] for part in rows)
+    for key in ("loss", "loss_scale", "skipped_updates"):
+        values = [[row[key] for row in part if key in row] for part in (first, second)]
+        assert values[0] == pytest.approx(values[1])
+    if "train.precision=fp16" in objective:
+        # Some updates overflow, some do not, and the processes agree which.
+        assert 0 < second[-2]["skipped_updates"] < 5
 
 
 def run_here(corpus, folder: Path, *more: str) -> int:

@@ -30,8 +30,10 @@ def run(args: argparse.Namespace) -> None:
     if config is None:
         return
     data = config.data
+    # A folder is one of shards; what is in it is listed in its description.
+    train = [f"{path}/shards.json" if Path(path).is_dir() else path for path in data.train]
     inputs: dict[str, Sequence[str | Path]] = {
-        "manifest": [*data.train, *data.valid, *data.noise, *data.unlabelled],
+        "manifest": [*train, *data.valid, *data.noise, *data.unlabelled],
         "labels": [f"{folder}/labels.json" for folder in data.labels],
         "tokens": [data.tokens] if data.tokens else [],
         "init": [weights_file(config.init)] if config.init else [],

@@ -83,5 +83,9 @@ class BatchingConfig(Config):
     max_seconds: float = pydantic.Field(87.5, gt=0)
     """Audio in one batch of one process, after cropping (HuBERT Base: 1.4 M samples)."""
     buckets: int = pydantic.Field(30, ge=1)
+    shuffle_buffer: int = pydantic.Field(2000, ge=1)
+    """Cuts that each worker holds to draw batches from, where training reads shards; a cut of 15 s
+    is about a quarter of a megabyte of FLAC. The order then depends on the number of workers too.
+    Ours; more shuffles better."""
     workers: int = pydantic.Field(2, ge=0)
     """Processes that read audio; 0 reads in the training process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,13 +13,14 @@ import numpy.typing as npt
 import torch
 from lhotse import CutSet, MonoCut
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from unispeech.data.config import CropConfig, MixingConfig
-from unispeech.data.labels import LabelStore
+from unispeech.data.labels import FrameLabels
 from unispeech.data.manifests import SAMPLING_RATE, load_cuts, read_audio, target
 from unispeech.data.mixing import mix_batch
 from unispeech.data.sampling import BatchSpec, Position, stable_seed
+from unispeech.data.shard_stream import ShardStream
 from unispeech.data.speed import (
     change_label_speed,
     change_speed,
@@ -87,7 +89,7 @@ class PretrainDataset(Dataset[PretrainBatch]):
 
     def __init__(
         self,
-        labels: Sequence[LabelStore],
+        labels: Sequence[FrameLabels],
         crop: CropConfig,
         mixing: MixingConfig,
         seed: int,
@@ -111,13 +113,7 @@ class PretrainDataset(Dataset[PretrainBatch]):
         Raises:
             DataError: nothing is left, or labels do not fit an utterance.
         """
-        kept = []
-        for cut in cuts:
-            for store in self.labels:
-                store.check(cut.id, cut.duration)
-            if cut.duration >= self.crop.min_seconds:
-                shown = min(cut.duration, self.crop.max_seconds)
-                kept.append(cut if shown == cut.duration else _with_whole(cut, shown))
+        kept = [cut for cut in map(self.usable_cut, cuts) if cut is not None]
         if not kept:
             raise DataError(
                 "no utterance is long enough",
@@ -125,6 +121,19 @@ class PretrainDataset(Dataset[PretrainBatch]):
                 remedy="lower data.crop.min_seconds",
             )
         return CutSet.from_cuts(kept)
+
+    def usable_cut(self, cut: MonoCut) -> MonoCut | None:
+        """The cut with its duration after cropping, None when it is too short.
+
+        Raises:
+            DataError: its labels do not fit.
+        """
+        for store in self.labels:
+            store.check(cut.id, cut.duration)
+        if cut.duration < self.crop.min_seconds:
+            return None
+        shown = min(cut.duration, self.crop.max_seconds)
+        return cut if shown == cut.duration else _with_whole(cut, shown)
 
     def __getitem__(self, spec: BatchSpec) -> PretrainBatch:
         epoch = spec.position.epoch
@@ -187,7 +196,7 @@ class PretrainDataset(Dataset[PretrainBatch]):
         return start, read_audio(piece)
 
 
-def _label_ratio(labels: LabelStore, hop: int) -> int:
+def _label_ratio(labels: FrameLabels, hop: int) -> int:
     ratio, remainder = divmod(labels.rate * hop, SAMPLING_RATE)
     if remainder or ratio < 1:
         raise DataError(
@@ -204,7 +213,7 @@ def _label_count(samples: int, rate: int) -> int:
 
 
 def _labels(
-    store: LabelStore, utterance: str, start: int, size: int, speed: float
+    store: FrameLabels, utterance: str, start: int, size: int, speed: float
 ) -> npt.NDArray[np.uint16]:
     first = _label_count(start, store.rate)
     labels = change_label_speed(store.get(utterance), speed)
@@ -323,6 +332,25 @@ def load_manifests(paths: Sequence[str | Path]) -> CutSet:
     return load_cuts(list(paths))
 
 
+class _Sharded(IterableDataset[Any]):
+    """Batches of a stream of shards; each worker reads shards of its own."""
+
+    def __init__(self, dataset: Any, stream: ShardStream) -> None:
+        # Draws differ from those before an interruption, as the order does.
+        self.dataset = copy.copy(dataset)
+        self.dataset.seed = stream.seed
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        worker = (info.id, info.num_workers) if info else (0, 1)
+        try:
+            for spec in self.stream.specs(self.dataset.usable_cut, *worker):
+                yield self.dataset[spec]
+        except UnispeechError as error:
+            yield error
+
+
 class _Guarded(Dataset[Any]):
     """Returns our own errors instead of raising them: a worker would bury them in its traceback."""
 
@@ -336,15 +364,23 @@ class _Guarded(Dataset[Any]):
             return error
 
 
-def batches(dataset: Dataset[Batch], stream: Sampler[Any], workers: int) -> Iterator[Batch]:
+def batches(
+    dataset: Dataset[Batch], stream: Sampler[Any] | ShardStream, workers: int
+) -> Iterator[Batch]:
     """The batches of `stream`, read ahead by `workers` processes.
 
     Raises:
         DataError: an utterance cannot be read.
     """
+    source: Dataset[Any] = _Guarded(dataset)
+    sampler = None if isinstance(stream, ShardStream) else stream
+    if isinstance(stream, ShardStream):
+        source = _Sharded(dataset, stream)
+        if stream.rank == 0:
+            print(stream.describe(), flush=True)
     loader: DataLoader[Any] = DataLoader(
-        _Guarded(dataset),
-        sampler=stream,
+        source,
+        sampler=sampler,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

@@ -68,17 +68,18 @@ class LayerExtractor:
     def features(self, waveform: FloatArray) -> FloatArray:
         """`(N,)` to `(T, D)`."""
         smallest = self.encoder.config.receptive_field
+        device = next(self.encoder.parameters()).device
         chunks = [
             waveform[start : start + CHUNK_SAMPLES]
             for start in range(0, len(waveform), CHUNK_SAMPLES)
         ]
         with torch.inference_mode():
             states = [
-                self.encoder(torch.from_numpy(chunk)[None]).layers[self.layer][0].float()
+                self.encoder(torch.from_numpy(chunk)[None].to(device)).layers[self.layer][0].float()
                 for chunk in chunks
                 if len(chunk) >= smallest
             ]
-        return np.asarray(torch.cat(states).numpy(), dtype=np.float32)
+        return np.asarray(torch.cat(states).cpu().numpy(), dtype=np.float32)
 
 
 def build_extractor(config: LabelConfig, encoder: Any = None) -> Extractor:

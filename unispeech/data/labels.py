@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,51 @@ from unispeech.storage import atomic_path, sha256, write_json, write_text
 Labels = npt.NDArray[np.uint16]
 
 TOLERANCE_SECONDS = 0.1
+POLL_SECONDS = 1.0
+
+
+class FrameLabels(Protocol):
+    """Labels of utterances, wherever they are kept."""
+
+    folder: Path
+    rate: int
+    """Labels per second."""
+    clusters: int
+
+    def get(self, utterance: str) -> Labels:
+        """Labels `(T,)` uint16 of one utterance; a DataError when it has none."""
+        ...
+
+    def check(self, utterance: str, seconds: float) -> None:
+        """Raise a DataError when the number of labels does not fit the duration."""
+        ...
+
+
+def gather(features: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Frames `(N, D)` of many utterances `(T, D)`, as they come.
+
+    The array grows in place: little more than its own size is ever held, where a list that is
+    concatenated at the end needs twice that.
+    """
+    frames = np.zeros((0, 0), np.float32)
+    used = 0
+    for piece in features:
+        if used == 0:
+            frames = np.zeros((0, piece.shape[1]), np.float32)
+        needed = used + len(piece)
+        if needed > len(frames):
+            frames.resize((needed + needed // 4, piece.shape[1]), refcheck=False)
+        frames[used:needed] = piece
+        used = needed
+    frames.resize((used, *frames.shape[1:]), refcheck=False)
+    return frames
+
+
+def sample(cuts: Sequence[Any], share: float, seed: int) -> list[Any]:
+    """A random share of the cuts, at least one, in their order."""
+    count = max(1, round(share * len(cuts)))
+    chosen = np.random.default_rng(seed).choice(len(cuts), count, replace=False)
+    return [cuts[index] for index in sorted(chosen)]
 
 
 def fit_kmeans(
@@ -49,6 +95,43 @@ def fit_kmeans(
     ).fit(features)
     inertia = -float(model.score(features)) / len(features)
     return model.cluster_centers_.astype(np.float32), inertia
+
+
+def save_kmeans(
+    folder: Path,
+    centroids: npt.NDArray[np.float32],
+    inertia: float,
+    origin: Mapping[str, Any],
+) -> None:
+    """Keep centroids `(K, D)`, and then from what they come."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kmeans.json").unlink(missing_ok=True)
+    path = folder / "kmeans.npy"
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, centroids)
+    facts = {"origin": dict(origin), "inertia": inertia, "sha256": sha256(path)}
+    write_json(folder / "kmeans.json", facts)
+
+
+def load_kmeans(
+    folder: Path, origin: Mapping[str, Any]
+) -> tuple[npt.NDArray[np.float32], float] | None:
+    """Centroids and their mean squared distance, None unless they come from `origin`."""
+    path = folder / "kmeans.npy"
+    try:
+        facts = json.loads((folder / "kmeans.json").read_text(encoding="utf-8"))
+        if facts["origin"] != origin or facts["sha256"] != sha256(path):
+            return None
+        return np.load(path, allow_pickle=False), float(facts["inertia"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def wait_for_kmeans(folder: Path, origin: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """The centroids that another process is fitting, as soon as they are there."""
+    while (kept := load_kmeans(folder, origin)) is None:
+        time.sleep(POLL_SECONDS)
+    return kept[0]
 
 
 def nearest_centroid(
@@ -110,9 +193,12 @@ def write_description(
     origin: Mapping[str, Any],
     sets: Mapping[str, Any],
     quality: Mapping[str, Any] | None = None,
+    shards: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `labels.json`, last of all: a folder without it is unfinished."""
     description = {"rate": rate, "clusters": clusters, "origin": dict(origin), "sets": dict(sets)}
+    if shards:
+        description["shards"] = dict(shards)
     if quality:
         description["quality"] = dict(quality)
     write_json(folder / "labels.json", description)
@@ -131,7 +217,7 @@ class LabelStore:
 
     def __init__(self, folder: str | Path, names: Sequence[str]) -> None:
         self.folder = Path(folder)
-        description = _read_description(self.folder)
+        description = read_description(self.folder)
         self.rate = int(description["rate"])
         self.clusters = int(description["clusters"])
         self.description = description
@@ -179,18 +265,28 @@ class LabelStore:
 
     def check(self, utterance: str, seconds: float) -> None:
         """Raise a DataError when the number of labels does not fit the duration."""
-        frames = len(self.get(utterance))
-        if abs(frames / self.rate - seconds) > TOLERANCE_SECONDS:
-            raise DataError(
-                f"the labels of utterance {utterance} do not fit its audio at {self.rate} Hz",
-                where=self.folder,
-                expected=f"about {round(seconds * self.rate)} labels",
-                found=frames,
-                remedy="the rate in labels.json is wrong or the audio changed: label again",
-            )
+        check_length(self, utterance, seconds)
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def check_length(labels: FrameLabels, utterance: str, seconds: float) -> None:
+    """Raise a DataError when the number of labels of an utterance does not fit `seconds`."""
+    frames = len(labels.get(utterance))
+    if abs(frames / labels.rate - seconds) > TOLERANCE_SECONDS:
+        raise DataError(
+            f"the labels of utterance {utterance} do not fit its audio at {labels.rate} Hz",
+            where=labels.folder,
+            expected=f"about {round(seconds * labels.rate)} labels",
+            found=frames,
+            remedy="the rate in labels.json is wrong or the audio changed: label again",
+        )
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What `labels.json` says of a folder of labels.
+
+    Raises:
+        DataError: the folder is unfinished or the file damaged.
+    """
     path = folder / "labels.json"
     remedy = "run the stage that makes the targets"
     try:

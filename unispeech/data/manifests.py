@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from unispeech.storage import atomic_path
 SAMPLING_RATE = 16000
 
 PathLike = str | Path
+
+AGAIN = "delete it and run the stage that prepares the manifests"
 
 
 def load_cuts(paths: PathLike | Sequence[PathLike]) -> CutSet:
@@ -53,28 +56,43 @@ def read_manifest(path: PathLike) -> list[MonoCut]:
     Raises:
         DataError: the file is missing, damaged, empty or not a manifest of MonoCuts.
     """
+    return [
+        parse_cut(line, f"{path}:{number}")
+        for number, line in enumerate(manifest_lines(path), start=1)
+    ]
+
+
+def manifest_lines(path: PathLike) -> Iterator[str]:
+    """The lines of a manifest, one at a time, so that its length does not matter.
+
+    Raises:
+        DataError: the file is missing, damaged or empty.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(
             "no such manifest", where=path, remedy="run the stage that prepares the manifests"
         )
-    again = "delete it and run the stage that prepares the manifests"
-    cuts = []
+    is_empty = True
     try:
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                cuts.append(_parse(line, f"{path}:{number}", again))
+            for line in file:
+                is_empty = False
+                yield line
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError("damaged manifest", where=path, found=error, remedy=again) from None
-    if not cuts:
-        raise DataError("the manifest has no utterances", where=path, remedy=again)
-    return cuts
+        raise DataError("damaged manifest", where=path, found=error, remedy=AGAIN) from None
+    if is_empty:
+        raise DataError("the manifest has no utterances", where=path, remedy=AGAIN)
 
 
 def write_cuts(cuts: Iterable[MonoCut], path: PathLike) -> None:
     """Write cuts as `.jsonl.gz`, atomically; the same cuts always give the same bytes."""
-    lines = (json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts)
+    write_lines((json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts), path)
+
+
+def write_lines(lines: Iterable[str], path: PathLike) -> None:
+    """Write the lines of a manifest as they come; the same lines always give the same bytes."""
     # The time and the file name in the gzip header would change the checksum.
     with (
         atomic_path(path) as temporary,
@@ -128,17 +146,10 @@ def read_audio(cut: MonoCut) -> npt.NDArray[np.float32]:
         DataError: the file is missing, damaged, shorter than the manifest says, not 16 kHz,
             not mono, empty, or holds NaN or infinite samples.
     """
-    path = audio_file(cut)
-    where = f"utterance {cut.id}, {path}"
-    if not path.is_file():
-        raise DataError(
-            "no such audio file",
-            where=where,
-            remedy="restore the corpus, or prepare the manifests again if it was moved",
-        )
+    opened, where = _open_source(cut)
     start = round(cut.start * SAMPLING_RATE)
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(opened) as file:
             _check_format(file, where)
             file.seek(min(start, file.frames))
             audio = file.read(cut.num_samples, dtype="float32")
@@ -153,16 +164,37 @@ def read_audio(cut: MonoCut) -> npt.NDArray[np.float32]:
     return np.asarray(audio, dtype=np.float32)
 
 
-def _parse(line: str, where: str, remedy: str) -> MonoCut:
+def _open_source(cut: MonoCut) -> tuple[Path | io.BytesIO, str]:
+    sources = cut.recording.sources if cut.has_recording else []
+    if len(sources) == 1 and sources[0].type == "memory":
+        # Shards hand their audio over with the cut.
+        return io.BytesIO(sources[0].source), f"utterance {cut.id}"
+    path = audio_file(cut)
+    where = f"utterance {cut.id}, {path}"
+    if not path.is_file():
+        raise DataError(
+            "no such audio file",
+            where=where,
+            remedy="restore the corpus, or prepare the manifests again if it was moved",
+        )
+    return path, where
+
+
+def parse_cut(line: str, where: str) -> MonoCut:
+    """The cut of one line of a manifest; `where` is for the message.
+
+    Raises:
+        DataError: the line is not a MonoCut.
+    """
     try:
         item: Any = deserialize_item(json.loads(line))
     except Exception as error:  # lhotse raises many kinds for a wrong dictionary
         raise DataError(
-            "not a cut", where=where, found=f"{type(error).__name__}: {error}", remedy=remedy
+            "not a cut", where=where, found=f"{type(error).__name__}: {error}", remedy=AGAIN
         ) from None
     if not isinstance(item, MonoCut):
         raise DataError(
-            "not a cut", where=where, expected="MonoCut", found=type(item).__name__, remedy=remedy
+            "not a cut", where=where, expected="MonoCut", found=type(item).__name__, remedy=AGAIN
         )
     return item
 

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 from lhotse import CutSet, MonoCut
-from lhotse.dataset import DynamicBucketingSampler
+from lhotse.dataset import DynamicBucketingSampler, DynamicCutSampler
 from torch.utils.data import Sampler
 
 from unispeech.data.config import BatchingConfig
+from unispeech.errors import DataError
 
 
 class Position(NamedTuple):
@@ -81,20 +82,25 @@ class BatchStream(Sampler[BatchSpec]):
         kept = [cut for (name, cut), drawn in pairs if drawn < self.keep.get(name, 1.0)]
         return CutSet.from_cuts(kept or list(self._by_id.values()))
 
-    def _sampler(self, epoch: int) -> DynamicBucketingSampler:
+    def _sampler(self, epoch: int) -> DynamicBucketingSampler | DynamicCutSampler:
         cuts = self._drawn(epoch)
+        buckets = min(self.config.buckets, len(cuts))
+        common = {
+            "max_duration": self.config.max_seconds,
+            "shuffle": True,
+            "drop_last": False,
+            "seed": self.seed,
+            "rank": self.rank,
+            "world_size": self.world_size,
+        }
         with warnings.catch_warnings():
             # lhotse advises lazy manifests; ours are lists because labels are looked up by cut.
             warnings.filterwarnings("ignore", message=".*eagerly read CutSet")
-            sampler = DynamicBucketingSampler(
-                cuts,
-                max_duration=self.config.max_seconds,
-                num_buckets=min(self.config.buckets, len(cuts)),
-                shuffle=True,
-                drop_last=False,
-                seed=self.seed,
-                rank=self.rank,
-                world_size=self.world_size,
+            # One bucket is no bucket: lhotse has another sampler for it.
+            sampler = (
+                DynamicBucketingSampler(cuts, num_buckets=buckets, **common)
+                if buckets > 1
+                else DynamicCutSampler(cuts, **common)
             )
         sampler.set_epoch(epoch)
         return sampler
@@ -123,6 +129,25 @@ class BatchStream(Sampler[BatchSpec]):
         return own + [self._by_id[name] for name in sorted(names)]
 
 
+def largest(stream: BatchStream, planned: int = 20_000) -> list[BatchSpec]:
+    """The batches with most audio after cropping, after padding, and with longest attention.
+
+    Args:
+        stream: a single pass.
+        planned: batches that are looked at; no audio is read for that.
+    """
+    sizes = []
+    for spec in itertools.islice(stream, planned):
+        durations = [cut.duration for cut in spec.cuts]
+        rows, shortest, longest = len(durations), min(durations), max(durations)
+        sizes.append((spec, (rows * shortest, rows * longest, rows * longest**2)))
+    chosen = {}
+    for measure in range(3):
+        spec = max(sizes, key=lambda entry: entry[1][measure])[0]
+        chosen[spec.position] = spec
+    return list(chosen.values())
+
+
 def balanced(parts: Sequence[CutSet], temperature: float) -> tuple[CutSet, dict[str, float]]:
     """All utterances, and how often each is drawn so that the parts get their shares.
 
@@ -135,7 +160,20 @@ def balanced(parts: Sequence[CutSet], temperature: float) -> tuple[CutSet, dict[
 
     Returns:
         The utterances, and the probabilities below 1 by id.
+
+    Raises:
+        DataError: two parts have an utterance of the same id.
     """
+    seen: set[str] = set()
+    for part in parts:
+        own = set(part.ids)
+        if own & seen:
+            raise DataError(
+                "two manifests have an utterance of the same id",
+                expected="ids that differ, such as with a prefix for each corpus",
+                found=", ".join(sorted(own & seen)[:5]),
+            )
+        seen |= own
     together = CutSet.from_cuts([cut for part in parts for cut in part])
     if temperature == 1.0 or len(parts) < 2:
         return together, {}

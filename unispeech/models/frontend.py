@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unispeech.models.config import ConvLayer, EncoderConfig, PaddingRule
 
@@ -76,19 +77,20 @@ class ChannelNorm(nn.Module):
         Returns:
             `(B, T, C)`: `GroupNorm(C, C)` of the convolution's output, epsilon 1e-5.
         """
-        wide = windows.float()
-        if lengths is None:
-            centred = wide - wide.mean(1, keepdim=True)
-            covariance = centred.transpose(1, 2) @ centred / windows.shape[1]
-        else:
-            valid = _valid(lengths, windows.shape[1]).unsqueeze(2)
-            count = lengths.clamp(min=1).view(-1, 1, 1)
-            centred = wide - (wide * valid).sum(1, keepdim=True) / count
-            known = centred * valid
-            covariance = known.transpose(1, 2) @ known / count
+        # Sums of squares over so many frames leave the range of fp16.
         with torch.autocast(windows.device.type, enabled=False):
+            wide = windows.float()
+            if lengths is None:
+                centred = wide - wide.mean(1, keepdim=True)
+                covariance = centred.transpose(1, 2) @ centred / windows.shape[1]
+            else:
+                valid = _valid(lengths, windows.shape[1]).unsqueeze(2)
+                count = lengths.clamp(min=1).view(-1, 1, 1)
+                centred = wide - (wide * valid).sum(1, keepdim=True) / count
+                known = centred * valid
+                covariance = known.transpose(1, 2) @ known / count
             taps = filters.float()
-            variance = ((taps @ covariance.float()) * taps).sum(2)
+            variance = ((taps @ covariance) * taps).sum(2)
             scale = self.weight * torch.rsqrt(variance.clamp(min=0) + 1e-5)
             scaled = (scale.unsqueeze(2) * taps).transpose(1, 2)
         return torch.baddbmm(self.bias.expand(windows.shape[0], 1, -1), centred, scaled)
@@ -136,6 +138,8 @@ class ConvExtractor(nn.Module):
             blocks.append(ConvBlock(inputs, layer, config.conv_bias, norm))
             inputs = layer.channels
         self.conv_layers = nn.ModuleList(blocks)
+        self.activation_checkpointing = False
+        """Recompute each block in the backward pass instead of keeping what is in it."""
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None, rule: PaddingRule) -> Tensor:
         """Extract frames.
@@ -153,7 +157,11 @@ class ConvExtractor(nn.Module):
             assert isinstance(block, ConvBlock)
             if lengths is not None:
                 lengths = (lengths - block.conv.kernel_size[0]) // block.stride + 1
-            x = block(x, lengths if rule == "exact" else None)
+            counted = lengths if rule == "exact" else None
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, counted, use_reentrant=False)
+            else:
+                x = block(x, counted)
         return x
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unispeech.models.attention import RelativePositionBias, SelfAttention
 from unispeech.models.config import EncoderConfig
@@ -36,6 +37,8 @@ class PositionalConv(nn.Module):
     def weight(self) -> Tensor:
         """Filters `(D, D / groups, K)`; computed once for weights that do not change."""
         if torch.is_grad_enabled():
+            # Fused optimizers change a weight without giving it a new version.
+            self._folded = None
             return self.weight_g * (self.weight_v / self._norm())
         v = self.weight_v
         # Moving a module changes neither the parameter's identity nor its version.
@@ -89,6 +92,8 @@ class Transformer(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.activation_checkpointing = False
+        """Recompute each layer in the backward pass instead of keeping what is in it."""
         self.pos_conv = PositionalConv(config)
         self.relative_position = RelativePositionBias(config) if config.relative_position else None
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
@@ -125,7 +130,10 @@ class Transformer(nn.Module):
         states = [x]
         for index, layer in enumerate(self.layers[:until]):
             if index not in dropped:
-                x = layer(x, bias, padding_mask)
+                if self.activation_checkpointing and torch.is_grad_enabled():
+                    x = checkpoint(layer, x, bias, padding_mask, use_reentrant=False)
+                else:
+                    x = layer(x, bias, padding_mask)
             states.append(x)
         is_whole = len(states) == len(self.layers) + 1
         has_norm = self.config.norm_first and self.config.final_norm

@@ -31,6 +31,20 @@ class OptimConfig(Config):
     """Tri-stage: updates of exponential decay."""
     total: int | None = None
     """Polynomial: update at which the rate is 0; None is the length of the training."""
+    fused: Literal["auto"] | bool = "auto"
+    """One kernel for the whole step; `auto` takes it where the device has it."""
+
+
+class LossScaleConfig(Config):
+    """Dynamic loss scaling of fp16; defaults are fairseq's where nothing else is said."""
+
+    initial: float = pydantic.Field(128.0, gt=0)
+    """As in the configuration stored with UniSpeech-SAT Large."""
+    window: int = pydantic.Field(2000, ge=1)
+    """Updates without overflow before the scale doubles; torch's default, since fairseq's depends
+    on the number of processes."""
+    minimum: float = pydantic.Field(1e-4, gt=0)
+    """An overflow at a smaller scale ends the training (recalled)."""
 
 
 class TrainConfig(Config):
@@ -39,7 +53,15 @@ class TrainConfig(Config):
     updates: int = pydantic.Field(400_000, ge=1)
     accumulate: int = pydantic.Field(1, ge=1)
     """Batches of each process in one update."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of products and activations; weights, optimizer and losses are fp32."""
+    loss_scale: LossScaleConfig = LossScaleConfig()
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: a third more work, much less memory."""
+    compile: bool = False
+    """Compile the transformer layers; needs a C++ compiler, on a GPU also Triton."""
+    probe: Literal["auto"] | bool = "auto"
+    """Run the largest batch before the first update, to know that it fits; `auto` on a GPU."""
     seed: int = 1
     log_every: int = pydantic.Field(200, ge=1)
     validate_every: int = pydantic.Field(5000, ge=1)

@@ -16,7 +16,7 @@ from unispeech.data.datasets import (
     check_transcribed,
     load_manifests,
 )
-from unispeech.data.sampling import Position, stable_seed
+from unispeech.data.sampling import Position, largest, stable_seed
 from unispeech.data.tokens import Tokenizer
 from unispeech.models.config import EncoderConfig
 from unispeech.models.ctc import CtcModel, ctc_loss
@@ -80,6 +80,10 @@ class CtcTask:
         """Endless training batches from `start` on."""
         stream = self._stream(self.train_cuts, start)
         return batches(self.dataset, stream, self.config.data.batching.workers)
+
+    def largest_batches(self) -> list[CtcBatch]:
+        """Batches of one epoch that need most memory."""
+        return [self.dataset[spec] for spec in largest(self._stream(self.train_cuts, epochs=1))]
 
     def loss(self, model: nn.Module, batch: CtcBatch, update: int) -> LossOutput:
         """CTC loss, normalised by utterances as the reference does."""

@@ -2,7 +2,8 @@
 
 Read `train` first. Everything random in an update is seeded by (seed, update, rank), and the
 batches are a function of (seed, epoch, index), so a run that continues from a checkpoint gives
-bitwise the weights of one that was never stopped.
+bitwise the weights of one that was never stopped. An update whose fp16 gradients overflow counts
+as an update that changes nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from unispeech.data.sampling import Position, stable_seed
 from unispeech.errors import Interrupted, NumericsError, Preempted
 from unispeech.models.pretrained import read_checkpoint
 from unispeech.storage import write_json
-from unispeech.train import optim, state
+from unispeech.train import optim, probe, state
 from unispeech.train.config import OptimConfig, TrainConfig
+from unispeech.train.execution import set_execution
 from unispeech.train.log import Meter, RunLog
 from unispeech.train.parallel import Process, all_sum, barrier, data_parallel
+from unispeech.train.precision import Precision
 from unispeech.train.record import check_same_config
 from unispeech.train.signals import StopSignals
 from unispeech.train.task import Task
@@ -46,6 +49,7 @@ class Run(NamedTuple):
     parallel: nn.Module
     """The same model, in DDP where there are several processes."""
     optimizer: torch.optim.Optimizer
+    precision: Precision
     task: Task
     config: TrainConfig
     optim_config: OptimConfig
@@ -73,7 +77,9 @@ def train(
         Minutes spent on the run, earlier parts included.
 
     Raises:
-        NumericsError: a loss or a gradient is not finite; the weights are as before that update.
+        NumericsError: a loss or a gradient is not finite, in fp16 even at the smallest scale; the
+            weights are as before that update.
+        ConfigError: a batch does not fit in memory.
         Preempted: SIGTERM or SIGUSR1 arrived; the state is saved.
         Interrupted: Ctrl-C arrived; the state is saved.
     """
@@ -81,16 +87,20 @@ def train(
         folder / "checkpoints", config.keep_last, config.keep_best
     )
     model.to(process.device)
+    set_execution(model, config)
     optimizer = optim.build_optimizer(model.parameters(), optim_config)
-    step, position, minutes = _resume(checkpoints, model, optimizer, description)
+    precision = Precision(config, process.device)
     parallel = data_parallel(model, process, task.has_unused)
     run = Run(
-        model, parallel, optimizer, task, config, optim_config, folder, checkpoints, description,
-        process,
+        model, parallel, optimizer, precision, task, config, optim_config, folder, checkpoints,
+        description, process,
     )  # fmt: skip
+    step, position, minutes = _resume(run)
     log = RunLog(folder, config.updates, step, minutes, process.is_main)
     meter = Meter()
     with StopSignals() as signals, log:
+        if step < config.updates and probe.is_wanted(config, process):
+            log.say(probe.run_largest(model.train(), task, optimizer, precision, process))
         batches = task.batches(position)
         while step < config.updates:
             with meter.waiting():
@@ -100,7 +110,8 @@ def train(
             meter.add(sums)
             log.step()
             if step % config.log_every == 0 or step == config.updates:
-                log.write("train", step, {**_means(task, meter.sums, sums), **meter.rates()})
+                means = _means(task, meter.sums, sums)
+                log.write("train", step, {**means, **precision.values(), **meter.rates()})
             score = None
             if step % config.validate_every == 0 or step == config.updates:
                 score = _validate(run, step, log)
@@ -119,30 +130,34 @@ def _update(
     torch.manual_seed(stable_seed(run.config.seed, step + 1, run.process.rank))
     local = _backward(run, micro_batches, step + 1)
     sums, stop = _reduce(local, signals, run.process)
+    taken = step - run.precision.skipped
+    if run.precision.unscale(run.optimizer):
+        run.optimizer.zero_grad(set_to_none=True)
+        # Its loss may be infinite and would spoil the means.
+        return {"seconds": sums["seconds"]}, stop
     sums["grad_norm"] = _normalize_gradients(run, sums["sample_size"])
     _check_finite(run, sums, step + 1, micro_batches)
     sums["lr"] = optim.learning_rate(run.optim_config, step + 1, run.config.updates)
-    optim.set_step(run.optimizer, run.optim_config, sums["lr"], step)
+    optim.set_step(run.optimizer, run.optim_config, sums["lr"], taken)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     return sums, stop
 
 
-def _resume(
-    checkpoints: state.CheckpointFolder,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    description: dict[str, Any],
-) -> Progress:
-    latest = checkpoints.latest()
+def _resume(run: Run) -> Progress:
+    if run.process.is_main:
+        run.checkpoints.remove_unfinished()
+    latest = run.checkpoints.latest()
     if latest is None:
         return Progress(0, Position(0, 0), 0.0)
     saved = read_checkpoint(latest)
     # Settings that the checkpoint does not know were judged when the folder was opened.
-    current = description["config"]
-    check_same_config({**current, **saved["config"]}, current, checkpoints.folder.parent)
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
+    current = run.description["config"]
+    check_same_config({**current, **saved["config"]}, current, run.folder)
+    run.model.load_state_dict(saved["model"])
+    run.optimizer.load_state_dict(saved["optimizer"])
+    if "precision" in saved:
+        run.precision.load_state_dict(saved["precision"])
     return Progress(saved["step"], Position(*saved["position"]), saved["minutes"])
 
 
@@ -152,6 +167,7 @@ def _save(run: Run, progress: Progress, score: float | None) -> None:
             **run.description,
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
+            "precision": run.precision.state_dict(),
             "step": progress.step,
             "position": list(progress.position),
             "minutes": progress.minutes,
@@ -172,9 +188,9 @@ def _backward(run: Run, micro_batches: list[Any], update: int) -> dict[str, Tens
         if isinstance(run.parallel, DistributedDataParallel):
             # Gradients travel once per update; DDP's no_sync() is the same switch as a context.
             run.parallel.require_backward_grad_sync = index == len(micro_batches) - 1
-        with torch.autocast(device.type, torch.bfloat16, enabled=run.config.precision == "bf16"):
+        with run.precision.autocast():
             output = run.task.loss(run.parallel, batch, update)
-        output.loss.backward()  # type: ignore[no-untyped-call]
+        run.precision.scale_loss(output.loss).backward()  # type: ignore[no-untyped-call]
         parts = {
             **output.terms,
             "loss": output.loss.detach(),
@@ -200,9 +216,11 @@ def _reduce(
 
 
 def _means(task: Task, sums: Mapping[str, float], last: Mapping[str, float]) -> dict[str, float]:
+    if "loss" not in sums:
+        return {}
     size = max(sums["sample_size"], 1.0)
     means = {"loss": sums["loss"] / size, **task.metrics(sums, size)}
-    return {**means, "lr": last["lr"], "grad_norm": last["grad_norm"]}
+    return {**means, **{name: last[name] for name in ("lr", "grad_norm") if name in last}}
 
 
 def _validate(run: Run, step: int, log: RunLog) -> float:
@@ -233,13 +251,15 @@ def _check_finite(
     report = run.folder / "log" / f"nonfinite-{update}.json"
     write_json(report, {"update": update, "sums": dict(sums), "utterances": ids})
     good = run.checkpoints.latest()
+    is_scaled = run.config.precision == "fp16"
+    scale = f" at a loss scale of {run.precision.scale:g}" if is_scaled else ""
     raise NumericsError(
-        f"the loss of update {update} is {sums['loss']:g} and the gradient norm {norm:g}",
+        f"the loss of update {update} is {sums['loss']:g} and the gradient norm {norm:g}{scale}",
         where=run.folder,
         expected="finite values",
         found=f"utterances listed in {report}",
         remedy=f"last good checkpoint: {good.name if good else 'none'}; check these utterances,"
-        " lower optim.lr, set optim.clip, or use train.precision=fp32",
+        " lower optim.lr, set optim.clip, or use train.precision=bf16 or fp32",
     )
 
 

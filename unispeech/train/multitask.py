@@ -19,7 +19,7 @@ from unispeech.data.datasets import (
     load_manifests,
 )
 from unispeech.data.multitask import MixedStream, MultitaskDataset
-from unispeech.data.sampling import Position, balanced
+from unispeech.data.sampling import Position, balanced, largest
 from unispeech.data.tokens import Tokenizer
 from unispeech.models.pretraining import ObjectiveOutput, PretrainingModel, Targets
 from unispeech.train.config import PretrainConfig
@@ -93,6 +93,16 @@ class MultitaskTask:
             start.batch,
         )
         return batches(self.dataset, stream, self.config.data.batching.workers)
+
+    def largest_batches(self) -> list[CtcBatch | PretrainBatch]:
+        """Batches of one epoch that need most memory, of both kinds."""
+        transcribed = largest(self._stream(self.train_cuts, epochs=1))
+        found: list[CtcBatch | PretrainBatch]
+        found = [self.dataset.transcribed[spec] for spec in transcribed]
+        if self.audio_cuts is not None:
+            audio = largest(self._stream(self.audio_cuts, epochs=1))
+            found += [self.dataset.audio[spec] for spec in audio]
+        return found
 
     def loss(
         self, model: nn.Module, batch: CtcBatch | PretrainBatch, update: int

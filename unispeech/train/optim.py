@@ -39,17 +39,23 @@ def learning_rate(config: OptimConfig, update: int, updates: int) -> float:
     return polynomial(update, config.lr, config.warmup, total)
 
 
+FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
+"""Where torch has AdamW as one kernel."""
+
+
 def build_optimizer(
     parameters: Iterable[nn.Parameter], config: OptimConfig
 ) -> torch.optim.Optimizer:
-    """AdamW over all parameters; `set_step` must be called before each step."""
+    """AdamW over all parameters, on their device; `set_step` must be called before each step."""
+    kept = list(parameters)
+    has_fused = all(parameter.device.type in FUSED_DEVICES for parameter in kept)
     return torch.optim.AdamW(
-        parameters,
+        kept,
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
-        fused=True,
+        fused=has_fused if config.fused == "auto" else config.fused,
     )
 
 
@@ -59,13 +65,13 @@ def set_step(
     """Set rate and epsilon of the next step.
 
     fairseq adds epsilon to `sqrt(v)` before the bias correction, torch after it; dividing epsilon
-    by `sqrt(1 - beta2^t)` makes the two equal.
+    by `sqrt(1 - beta2^t)` makes the two equal, so that torch's fused kernel serves.
 
     Args:
         optimizer: from `build_optimizer`.
         config: gives epsilon and beta2.
         lr: learning rate.
-        steps: steps taken before this one.
+        steps: steps taken before this one, without those that an overflow skipped.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr

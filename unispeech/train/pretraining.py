@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from unispeech.data.datasets import PretrainBatch, PretrainDataset, batches, load_manifests
-from unispeech.data.labels import LabelStore, manifest_name
-from unispeech.data.sampling import Position, balanced, stable_seed
+from unispeech.data.labels import FrameLabels, LabelStore, manifest_name
+from unispeech.data.sampling import Position, balanced, largest, stable_seed
+from unispeech.data.shard_labels import ShardLabels
+from unispeech.data.shard_stream import ShardStream
+from unispeech.data.shards import ShardFolder, is_shards
 from unispeech.errors import ConfigError
 from unispeech.models.draws import draw, layout
 from unispeech.models.objective import MaskedPredictionConfig
@@ -24,17 +27,24 @@ class PretrainTask:
     """Masked prediction or contrast over the manifests of a configuration.
 
     Raises:
-        ConfigError: the number of label folders does not fit the objective.
+        ConfigError: the label folders or the layers do not fit the objective.
     """
 
     def __init__(self, config: PretrainConfig, process: Process) -> None:
         self.config = config
         self.process = process
+        check_layers(config)
         self.has_unused = has_unused(config)
         self.tokens: list[str] = []
         data = config.data
-        names = [manifest_name(path) for path in (*data.train, *data.valid)]
+        self.shards = _shards(data.train)
+        manifests = data.valid if self.shards else (*data.train, *data.valid)
+        names = [manifest_name(path) for path in manifests]
         wants_labels = isinstance(config.objective, MaskedPredictionConfig)
+        if self.shards and len(data.labels) > 1:
+            raise ConfigError(
+                "shards have one set of labels", where="data.labels", found=", ".join(data.labels)
+            )
         if wants_labels != bool(data.labels):
             raise ConfigError(
                 f"objective {config.objective.kind} "
@@ -43,16 +53,21 @@ class PretrainTask:
                 found=", ".join(data.labels) or "none",
             )
         self.labels = [LabelStore(folder, names) for folder in data.labels]
+        self.shard_labels = None
+        if self.shards and data.labels:
+            self.shard_labels = ShardLabels(data.labels[0], self.shards)
         noises = list(load_manifests(data.noise)) if data.noise else []
         common = (config.train.seed, config.model.hop, config.model.normalize)
+        own: Sequence[FrameLabels] = [self.shard_labels] if self.shard_labels else self.labels
         self.dataset = PretrainDataset(
-            self.labels, data.crop, data.mixing, *common, noises, data.speeds
+            own, data.crop, data.mixing, *common, noises, data.speeds
         )
         # The released code mixes validation utterances too; an unmixed one measures one thing.
         unmixed = data.mixing.model_copy(update={"prob": 0.0})
         self.valid_dataset = PretrainDataset(self.labels, data.crop, unmixed, *common)
-        parts = [self.dataset.usable(load_manifests([path])) for path in data.train]
-        self.train_cuts, self.keep = balanced(parts, data.temperature)
+        if not self.shards:
+            parts = [self.dataset.usable(load_manifests([path])) for path in data.train]
+            self.train_cuts, self.keep = balanced(parts, data.temperature)
         self.valid_cuts = self.valid_dataset.usable(load_manifests(data.valid))
         self._stream = functools.partial(
             batch_stream, config=config.data.batching, seed=config.train.seed, process=process
@@ -66,8 +81,20 @@ class PretrainTask:
 
     def batches(self, start: Position) -> Iterator[PretrainBatch]:
         """Endless training batches from `start` on."""
+        data, seed, process = self.config.data, self.config.train.seed, self.process
+        if self.shards:
+            ranks = (process.rank, process.world_size)
+            settings = (self.shard_labels, data.batching, data.crop, seed)
+            shard_stream = ShardStream(self.shards, *settings, *ranks, start)
+            return batches(self.dataset, shard_stream, data.batching.workers)
         stream = self._stream(self.train_cuts, start, keep=self.keep)
-        return batches(self.dataset, stream, self.config.data.batching.workers)
+        return batches(self.dataset, stream, data.batching.workers)
+
+    def largest_batches(self) -> list[PretrainBatch]:
+        """Batches of one epoch that need most memory; none of shards, which had to be read."""
+        if self.shards:
+            return []
+        return [self.dataset[spec] for spec in largest(self._stream(self.train_cuts, epochs=1))]
 
     def loss(self, model: nn.Module, batch: PretrainBatch, update: int) -> LossOutput:
         """Weighted sum of the objective's terms over the frames that it predicts."""
@@ -99,6 +126,40 @@ class PretrainTask:
         total, correct, size = all_sum(sums.to(self.process.device), self.process).tolist()
         loss = total / max(size, 1.0)
         return {"loss": loss, "accuracy": correct / max(size, 1.0)}, loss
+
+
+def _shards(train: Sequence[str]) -> ShardFolder | None:
+    """The folder of shards to train on, or None where manifests are given.
+
+    Raises:
+        ConfigError: shards together with something else.
+    """
+    if not any(is_shards(path) for path in train):
+        return None
+    if len(train) > 1:
+        raise ConfigError(
+            "shards are one training set",
+            where="data.train",
+            expected="one folder of shards, or manifests",
+            found=", ".join(train),
+            remedy="mix the manifests first and write the mix as shards",
+        )
+    return ShardFolder(train[0])
+
+
+def check_layers(config: PretrainConfig) -> None:
+    """Raise a ConfigError when the objective looks at a layer that the encoder does not have."""
+    objective = config.objective
+    if not isinstance(objective, MaskedPredictionConfig):
+        return
+    utterance = () if objective.utterance is None else (objective.utterance.layer,)
+    wrong = [n for n in (*objective.predict_layers, *utterance) if n > config.model.layers]
+    if wrong:
+        raise ConfigError(
+            f"the objective looks at layer {wrong[0]}",
+            where="objective",
+            found=f"the encoder has {config.model.layers} layers",
+        )
 
 
 def has_unused(config: PretrainConfig) -> bool:

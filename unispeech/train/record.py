@@ -16,7 +16,7 @@ from unispeech.errors import ConfigError
 from unispeech.storage import sha256
 
 # Changing these changes neither the weights nor what is comparable between two runs.
-NEUTRAL = ("train.log_every", "data.batching.workers")
+NEUTRAL = ("train.log_every", "train.probe", "data.batching.workers")
 
 
 def describe_run(

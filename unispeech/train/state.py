@@ -13,9 +13,11 @@ from torch import Tensor
 
 from unispeech.errors import DataError, StorageError
 from unispeech.models.pretrained import read_checkpoint
-from unispeech.storage import atomic_path, write_json
+from unispeech.storage import TEMPORARY, atomic_path, write_json
 
 STEP_FILE = re.compile(r"step-(\d+)\.pt")
+RUNNING = ("optimizer", "position", "precision")
+"""What only a run that goes on needs of a checkpoint."""
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -69,6 +71,11 @@ class CheckpointFolder:
         steps = self.steps()
         return self.path(steps[-1]) if steps else None
 
+    def remove_unfinished(self) -> None:
+        """Delete what a killed process has left of a file that it was writing."""
+        for path in self.folder.glob(TEMPORARY):
+            path.unlink(missing_ok=True)
+
     def scores(self) -> dict[int, float]:
         """Validation score of each update that was validated; lower is better."""
         path = self.folder / "scores.json"
@@ -83,12 +90,16 @@ class CheckpointFolder:
         return [step for _, step in ranked[: self.keep_best]]
 
     def save(self, step: int, state: Mapping[str, Any], score: float | None) -> None:
-        """Write a checkpoint, note its score and remove those that are neither last nor best."""
-        save(self.path(step), state)
+        """Note the score, write the checkpoint and remove those that are neither last nor best.
+
+        In this order: a run that is killed in between writes both again, while a checkpoint
+        without its score would never be validated.
+        """
         scores = {k: v for k, v in self.scores().items() if k < step}
         if score is not None:
             scores[step] = score
         write_json(self.folder / "scores.json", scores)
+        save(self.path(step), state)
         keep = set(self.steps()[-self.keep_last :]) | set(self.best())
         for old in set(self.steps()) - keep:
             self.path(old).unlink()
@@ -114,5 +125,5 @@ def average(paths: Sequence[Path]) -> dict[str, Any]:
         for name, value in other.items():
             total[name] += value.double()
     weights = {k: (v / len(paths)).to(first["model"][k].dtype) for k, v in total.items()}
-    kept = {k: v for k, v in first.items() if k not in ("optimizer", "position")}
+    kept = {k: v for k, v in first.items() if k not in RUNNING}
     return {**kept, "model": weights, "averaged": [path.name for path in paths]}

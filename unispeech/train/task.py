@@ -38,6 +38,10 @@ class Task(Protocol):
         """Endless training batches of this process from `start` on."""
         ...
 
+    def largest_batches(self) -> list[Any]:
+        """Batches of one epoch that need most memory, from a stream of their own."""
+        ...
+
     def loss(self, model: nn.Module, batch: Any, update: int) -> LossOutput:
         """Loss of one batch in update number `update`."""
         ...
