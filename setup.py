@@ -38,7 +38,7 @@ setup(
     extras_require={
         # The metadata of GigaSpeech, gigabytes of JSON, read in pieces.
         "gigaspeech": ["ijson>=3.3"],
-        # Synthesised corpora of `--tiny true`.
+        # Synthesised corpora of `--tiny true`; phones of Common Voice.
         "tiny": ["espeakng-loader>=0.2", "phonemizer>=3.3"],
         # `export --to onnx`; onnxscript is what torch's exporter is written with.
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],

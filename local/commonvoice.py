@@ -17,7 +17,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 from unispeech.data.manifests import SAMPLING_RATE
-from unispeech.errors import DataError, UsageError, nearest
+from unispeech.errors import DataError, StorageError, UsageError, nearest
 from unispeech.storage import atomic_path
 
 TABLES = ("train", "dev", "test", "validated")
@@ -237,9 +237,8 @@ def _decode(task: tuple[Clip, Path, tuple[float, float]]) -> tuple[int, str]:
     status = clip.path.stat()
     if status.st_size == 0:
         return 0, "an empty file"
-    if flac.is_file() and flac.stat().st_mtime_ns >= status.st_mtime_ns:
-        samples = int(soundfile.info(flac).frames)
-    else:
+    samples = _samples(flac) if flac.is_file() else 0
+    if not samples or flac.stat().st_mtime_ns < status.st_mtime_ns:
         try:
             audio, rate, announced = _read(clip.path)
         except (soundfile.SoundFileError, OSError):
@@ -252,13 +251,29 @@ def _decode(task: tuple[Clip, Path, tuple[float, float]]) -> tuple[int, str]:
             return 0, "silent, or samples that are not finite"
         divisor = math.gcd(rate, SAMPLING_RATE)
         audio = resample_poly(audio, SAMPLING_RATE // divisor, rate // divisor)
-        with atomic_path(flac) as temporary:
-            soundfile.write(temporary, np.clip(audio, -1, 1), SAMPLING_RATE, "PCM_16")
+        _write(flac, np.clip(audio, -1, 1))
         samples = len(audio)
     seconds = samples / SAMPLING_RATE
     if seconds < least:
         return samples, f"shorter than {least:g} s"
     return samples, f"longer than {greatest:g} s" if seconds > greatest else ""
+
+
+def _samples(flac: Path) -> int:
+    """How many samples an earlier call decoded, 0 when the file was damaged since."""
+    try:
+        return int(soundfile.info(flac).frames)
+    except soundfile.SoundFileError:
+        return 0
+
+
+def _write(flac: Path, audio: np.ndarray) -> None:
+    try:
+        with atomic_path(flac) as temporary:
+            soundfile.write(temporary, audio, SAMPLING_RATE, "PCM_16")
+    except soundfile.SoundFileError as error:
+        remedy = "free some space and run the same command again"
+        raise StorageError("cannot write", where=flac, found=error, remedy=remedy) from None
 
 
 def _read(path: Path) -> tuple[np.ndarray, int, int]:

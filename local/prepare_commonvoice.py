@@ -198,7 +198,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         [folders[code] / "clips" for code in codes],
         [*(table for table in tables if table.is_file()), *lists.values()],
     )
-    if finished(args.output, inputs):
+    decoded = all((args.audio / code).is_dir() for code in codes)
+    if decoded and finished(args.output, inputs):
         print(f"{args.output}: manifests of the same inputs are there, skipped")
         return
     corpora = {c: Corpus(c, folders[c], args.audio, limits, args.jobs) for c in codes}

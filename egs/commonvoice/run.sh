@@ -46,6 +46,7 @@ fi
 conf=${conf:-conf/unispeech_large} source=${source:-en} audio=${audio:-$recipe/exp/audio}
 exp=${exp:-$recipe/exp/${conf##*/}_${source// /-}_$target}
 if [[ -z $splits || $target == en ]]; then paper=(); fi   # the paper's numbers are of its own splits
+[[ $vocabulary == separate || $vocabulary == shared ]] || usage_error "--vocabulary wants separate or shared, found '$vocabulary'"
 read -ra sources <<<"$source"
 manifests=$exp/manifests data=$exp/data lang=$exp/lang pretrained=${init:-$exp/pretrain}
 transcribed=train,dev,test; for code in "${sources[@]}"; do transcribed+=,$code-train,$code-dev; done

@@ -147,9 +147,11 @@ def test_decoded_once_and_again_when_a_clip_changes(corpora, release, capsys) ->
     assert run(corpora) == 0
     assert "skipped" in capsys.readouterr().out
     soundfile.write(release.clip("000"), tone(1.5), RATE)
+    files[-1].write_bytes(b"fLaC, and no more")
     assert run(corpora) == 0
     changed = [f.stem for f in files if f.stat().st_mtime_ns != before[f]]
-    assert changed == ["common_voice_es_000"]
+    assert changed == ["common_voice_es_000", files[-1].stem]
+    assert soundfile.info(files[-1]).samplerate == 16000
     assert not list(corpora.parent.glob("audio/es/.tmp-*"))
 
 
