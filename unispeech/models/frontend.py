@@ -166,10 +166,20 @@ class ConvExtractor(nn.Module):
             `(B, T, channels)`.
         """
         counted = lengths if rule == "exact" else None
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            again: Tensor = checkpoint(self._blocks, waveforms, counted, use_reentrant=False)
-            return again
-        return self._blocks(waveforms, counted)
+        if not torch.is_grad_enabled():
+            return self._blocks(waveforms, counted)
+        # On a CPU, where one utterance fills the cores, the widest gradients of the whole network
+        # then exist for one utterance at a time.
+        rows = 1 if waveforms.device.type == "cpu" else len(waveforms)
+        parts = torch.split(waveforms, rows)
+        counts = [None] * len(parts) if counted is None else torch.split(counted, rows)
+        return torch.cat([self._learn(*part) for part in zip(parts, counts, strict=True)])
+
+    def _learn(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        if not self.activation_checkpointing:
+            return self._blocks(waveforms, lengths)
+        features: Tensor = checkpoint(self._blocks, waveforms, lengths, use_reentrant=False)
+        return features
 
     def _blocks(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         x = waveforms.unsqueeze(2)
