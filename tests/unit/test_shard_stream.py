@@ -22,7 +22,7 @@ from unispeech.data.datasets import PretrainBatch, PretrainDataset, batches
 from unispeech.data.labels import LabelStore
 from unispeech.data.manifests import load_cuts
 from unispeech.data.sampling import BEGINNING, BatchSpec, Position
-from unispeech.data.shard_labels import ShardLabels
+from unispeech.data.shard_labels import ShardLabels, open_shards
 from unispeech.data.shard_stream import ShardStream
 from unispeech.data.shards import ShardFolder, is_shards, shard_file
 from unispeech.errors import DataError
@@ -65,6 +65,14 @@ def same(one: PretrainBatch, other: PretrainBatch) -> bool:
 def test_a_folder_is_read_as_shards(sharded_corpus) -> None:
     assert is_shards(sharded_corpus.shards)
     assert not is_shards(sharded_corpus.train)
+    names = (sharded_corpus.shards, sharded_corpus.train, sharded_corpus.labels)
+    one, train, labels = map(str, names)
+    assert open_shards([train], labels) is None
+    opened = open_shards([one], labels)
+    assert opened is not None
+    assert (opened[0].cuts, opened[1].clusters) == (16, 5)
+    with pytest.raises(DataError, match="one folder of shards, or manifests"):
+        open_shards([one, train], labels)
 
 
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (1, 3), (2, 1), (3, 2), (2, 5)])
