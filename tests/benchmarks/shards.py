@@ -35,7 +35,8 @@ from lhotse.shar import ArrayTarWriter, TarWriter
 
 from unispeech.data import shard_export
 from unispeech.data.config import BatchingConfig, CropConfig, MixingConfig
-from unispeech.data.datasets import PretrainDataset, batches
+from unispeech.data.datasets import PretrainDataset
+from unispeech.data.loading import batches
 from unispeech.data.manifests import load_cuts, write_cuts
 from unispeech.data.mfcc import mfcc39
 from unispeech.data.shard_labels import LabelledShards, ShardLabels

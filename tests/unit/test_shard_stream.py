@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from lhotse import CutSet
 from torch import nn
 
+from unispeech.__main__ import main
 from unispeech.data.config import BatchingConfig, CropConfig, MixingConfig
-from unispeech.data.datasets import PretrainBatch, PretrainDataset, batches
+from unispeech.data.datasets import PretrainBatch, PretrainDataset
 from unispeech.data.labels import LabelStore
+from unispeech.data.loading import batches
 from unispeech.data.manifests import load_cuts
 from unispeech.data.sampling import BEGINNING, BatchSpec, Position
 from unispeech.data.shard_labels import ShardLabels, open_shards
@@ -46,7 +48,7 @@ def open_stream(
 
 
 def dataset_for(labels: Any, mixing: MixingConfig = MIXING) -> PretrainDataset:
-    return PretrainDataset(labels, CROP, mixing, SEED, 320, False)
+    return PretrainDataset([labels], CROP, mixing, SEED, 320, False)
 
 
 def take(
@@ -57,9 +59,10 @@ def take(
     return list(itertools.islice(batches(dataset, stream, workers), count))
 
 
-def same(one: PretrainBatch, other: PretrainBatch) -> bool:
-    pairs = zip(one, other, strict=True)
-    return all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in pairs)
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple | list):
+        return all(same(a, b) for a, b in zip(one, other, strict=True))
+    return torch.equal(one, other) if torch.is_tensor(one) else one == other
 
 
 def test_a_folder_is_read_as_shards(sharded_corpus) -> None:
@@ -67,12 +70,26 @@ def test_a_folder_is_read_as_shards(sharded_corpus) -> None:
     assert not is_shards(sharded_corpus.train)
     names = (sharded_corpus.shards, sharded_corpus.train, sharded_corpus.labels)
     one, train, labels = map(str, names)
-    assert open_shards([train], labels) is None
-    opened = open_shards([one], labels)
+    assert open_shards([train], [labels]) is None
+    opened = open_shards([one], [labels])
     assert opened is not None
+    assert opened[1] is not None
     assert (opened[0].cuts, opened[1].clusters) == (16, 5)
     with pytest.raises(DataError, match="one folder of shards, or manifests"):
-        open_shards([one, train], labels)
+        open_shards([one, train], [labels])
+    with pytest.raises(DataError, match="one set of labels"):
+        open_shards([one], [labels, labels])
+
+
+def test_the_command_pretrains_from_shards(sharded_corpus, shared_corpus, tmp_path, capsys) -> None:
+    options = ["pretrain", "--config", str(shared_corpus.pretrain), "--output", str(tmp_path / "r")]
+    options += [f"data.train={sharded_corpus.shards}", f"data.labels={sharded_corpus.labels}"]
+    options += [f"data.valid={sharded_corpus.valid}", "train.updates=4"]
+    assert main(options) == 0
+    out = capsys.readouterr().out
+    assert "16 utterances; order of seed" in out
+    assert main(options) == 0
+    assert "already trained, skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (1, 3), (2, 1), (3, 2), (2, 5)])

@@ -340,12 +340,14 @@ class ShardLabels:
         check_length(self, utterance, seconds)
 
 
-def open_shards(train: Sequence[str], labels: str) -> tuple[ShardFolder, ShardLabels] | None:
+def open_shards(
+    train: Sequence[str], labels: Sequence[str]
+) -> tuple[ShardFolder, ShardLabels | None] | None:
     """The shards of a training configuration and their labels, None where it names manifests.
 
     Args:
         train: `data.train`; one folder of shards, or manifests.
-        labels: `data.labels`.
+        labels: `data.labels`; at most one folder for shards.
 
     Raises:
         DataError: shards and something else are named, or they or their labels are unfinished.
@@ -358,5 +360,7 @@ def open_shards(train: Sequence[str], labels: str) -> tuple[ShardFolder, ShardLa
             found=", ".join(train),
             remedy="mix the sources with local/mix.py and write the mix as shards",
         )
+    if len(labels) > 1:
+        raise DataError("shards have one set of labels", found=", ".join(labels))
     shards = ShardFolder(train[0])
-    return shards, ShardLabels(labels, shards)
+    return shards, ShardLabels(labels[0], shards) if labels else None
