@@ -18,6 +18,7 @@ target=es                # language to recognise: es fr it ky nl ru sv tt, or en
 vocabulary=separate      # phones of several source languages: separate, or shared
 splits=                  # folder of published lists, SPLITS/<target>/{train,val,test}* (default: drawn)
 adapt=true               # true: go on with audio of the target language before fine-tuning ("+")
+joint=false              # true: audio of the target beside the sources in one training instead ("+")
 init=                    # model to use instead of pre-training on the source languages
 scratch=false            # true: also fine-tune the same network from random weights, as a control
 conf=                    # folder of the configurations (default: conf/unispeech_large, or conf/tiny)
@@ -37,7 +38,8 @@ dry_run=false            # true: print the commands, run none
 # shellcheck source=../../utils/recipe.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../utils/recipe.sh" "$@"
 
-if [[ -z $paper_model ]]; then paper_model=UniSpeech-L; if $adapt; then paper_model+="+"; fi; fi
+if [[ -z $paper_model ]]; then paper_model=UniSpeech-L; if $adapt || $joint; then paper_model+="+"; fi; fi
+if $joint; then adapt=false; fi
 paper=(--paper-model "$paper_model" --paper-hours 1) synthesise=false
 if $tiny; then
   conf=${conf:-conf/tiny} exp=${exp:-$recipe/exp/tiny} audio=${audio:-$exp/audio} source=${source:-en fr it} paper=()
@@ -58,6 +60,7 @@ disjoint=(); if [[ -z $splits ]]; then disjoint=(--disjoint-speakers "train,dev,
 train=(bash "$root/utils/launch.sh" --cpu-nproc "$nproc" --nodes "$nodes" ${master:+--master "$master"})
 if ((ngpu)); then train+=(--nproc "$ngpu"); fi
 if $adapt; then adapted=$exp/pretrain_continued; else adapted=$pretrained; fi
+beside=(); if $joint; then beside=(data.unlabelled="$data/pretrain.jsonl.gz"); fi
 declare -A folder=([pretrained]=$exp/finetune) random=([pretrained]=false [scratch]=true)
 if $scratch; then folder[scratch]=$exp/finetune_scratch; fi
 
@@ -78,8 +81,8 @@ fi
 
 if stage 3 "pre-train: CTC and contrast on the sources, contrast on audio of the target"; then
   if [[ -z $init ]]; then
-    run "${train[@]}" pretrain --config "$conf/pretrain.yaml" --output "$pretrained" data.train="$(in_data train)" \
-      data.valid="$(in_data dev)" data.tokens="$lang/source/tokens.txt" data.units=phones "${overrides[@]}"
+    run "${train[@]}" pretrain --config "$conf/pretrain.yaml" ${beside:+--config "$conf/joint.yaml"} --output "$pretrained" data.train="$(in_data train)" \
+      data.valid="$(in_data dev)" data.tokens="$lang/source/tokens.txt" data.units=phones "${beside[@]}" "${overrides[@]}"
   fi
   if $adapt; then
     run "${train[@]}" pretrain --config "$conf/continue.yaml" --output "$adapted" init="$pretrained" \

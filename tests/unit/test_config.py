@@ -25,6 +25,8 @@ SCHEMAS: dict[str, type[Config]] = {
     "labels": LabelConfig,
     "labels_layer": LabelConfig,
     "hubert": PretrainConfig,
+    "joint": PretrainConfig,
+    "continue": PretrainConfig,
     "decode": DecodeConfig,
 }
 SHIPPED = [p for p in sorted(ROOT.glob("egs/*/conf/*/*.yaml")) if p.stem != "sets"]
