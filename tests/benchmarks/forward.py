@@ -12,21 +12,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from common import WORK, in_own_process, matrix_rate, models, print_peak, timed
 from torch import Tensor
-from transformers import WavLMModel
-
-from unispeech.hub.save import save_huggingface
-from unispeech.models.config import HeadsConfig
-from unispeech.models.families import PRESETS
-from unispeech.models.speech import SpeechModel
 
 RAGGED = [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0]
 CASES = {
@@ -34,8 +24,6 @@ CASES = {
     for size in ("base", "large")
     for shape, seconds in (("single", [10.0]), ("ragged", RAGGED))
 }
-# Multiply-adds of one second of audio at 10 s, in GFLOP (two per multiply-add).
-WORK = {"wavlm_base": 14.8, "wavlm_large": 38.4}
 
 
 def batch(seconds: list[float]) -> tuple[Tensor, Tensor]:
@@ -44,17 +32,6 @@ def batch(seconds: list[float]) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     wavs = 0.1 * torch.randn(len(seconds), int(lengths.max()), generator=generator)
     return wavs * (torch.arange(wavs.shape[1]) < lengths[:, None]), lengths
-
-
-def models(name: str) -> tuple[SpeechModel, WavLMModel]:
-    """Ours and theirs with the same random weights."""
-    torch.manual_seed(0)
-    preset = PRESETS[name]
-    ours = SpeechModel(preset.family, preset.encoder, HeadsConfig()).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        save_huggingface(ours, Path(folder) / "m")
-        theirs = WavLMModel.from_pretrained(Path(folder) / "m").eval()
-    return ours, theirs
 
 
 def runs(name: str, seconds: list[float]) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
@@ -78,42 +55,11 @@ def runs(name: str, seconds: list[float]) -> tuple[Callable[[], Tensor], Callabl
     return mine, peer
 
 
-def matrix_rate() -> float:
-    """GFLOP/s of a matrix product of the shapes of Base."""
-    a, b = torch.randn(500, 768), torch.randn(768, 3072)
-    best = min(timed(lambda: a @ b) for _ in range(20))
-    return 2 * 500 * 768 * 3072 / best / 1e9
-
-
-def timed(action: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
-def peak_memory(case: str, which: str, threads: int) -> float:
-    """Megabytes above the resting size during one forward pass, in a process of its own."""
-    command = [sys.executable, __file__, "--memory", case, which, "--threads", str(threads)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(result.stdout.split()[-1])
-
-
 def print_memory(case: str, which: str) -> None:
-    """Body of the process that `peak_memory` starts."""
+    """Body of a process that measures one model."""
     actions = runs(*CASES[case])
-    # Linux forgets the peak of building the models when it is asked to.
-    Path("/proc/self/clear_refs").write_text("5")
     with torch.inference_mode():
-        before = memory_of_this_process("VmRSS")
-        actions[which == "theirs"]()
-    print(memory_of_this_process("VmHWM") - before)
-
-
-def memory_of_this_process(field: str) -> float:
-    """Megabytes of a field of `/proc/self/status`."""
-    rows = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(row.split()[1]) for row in rows if row.startswith(field)) / 1024
+        print_peak(actions[which == "theirs"])
 
 
 def compare(case: str, repeats: int, threads: int) -> None:
@@ -137,7 +83,7 @@ def compare(case: str, repeats: int, threads: int) -> None:
         ]
         difference = f"{float(max(pairs)):.1e}"
     rate = WORK[name] * sum(seconds) / ours
-    memory = [peak_memory(case, which, threads) for which in ("ours", "theirs")]
+    memory = [in_own_process(__file__, [case, w], threads) for w in ("ours", "theirs")]
     print(
         f"| {case} | {theirs / ours:.2f} | {ours:.2f} | {theirs:.2f} | {difference} |"
         f" {memory[0]:.0f} | {memory[1]:.0f} | {rate / matrix_rate():.0%} |",

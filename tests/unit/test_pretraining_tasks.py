@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lhotse import CutSet
+from pairs import run_pair, take_batches_of_two
 
 import unispeech
 from unispeech.__main__ import main
@@ -18,6 +19,8 @@ from unispeech.data.manifests import load_cuts, write_cuts
 from unispeech.data.multitask import MixedStream
 from unispeech.data.sampling import BatchStream, balanced
 from unispeech.models.pretrained import read_checkpoint
+from unispeech.train.multitask import MultitaskTask
+from unispeech.train.pretraining import PretrainTask
 
 SMALL = "{groups: 2, codes: 8, dim: 8}"
 FRAMES = f"quantizer: {SMALL}, dim: 8, negatives: 10"
@@ -99,6 +102,34 @@ def test_half_and_half_is_bitwise_the_whole(trained, shared_corpus, tmp_path, mo
     assert main(options(shared_corpus, name, half, "train.updates=6")) == 0
     whole, continued = final(folder), final(half)
     assert all(torch.equal(whole[key], continued[key]) for key in whole)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_processes_are_one_that_accumulates(
+    name: str, shared_corpus, tmp_path, repo, monkeypatch
+) -> None:
+    """Ragged batches; losses to 1e-5 at every update, and weights in the end."""
+    # With so large an epsilon a step is proportional to the gradient: tiny gradients stay tiny.
+    common = ["train.updates=4", "optim.eps=1", "optim.lr=0.1", "optim.warmup=0"]
+    common += ["optim.weight_decay=0", "data.crop.rows=pad", "train.log_every=1"]
+    # Dropout draws by rank; LayerDrop leaves out the same layers on both.
+    common += [f"model.{name}=0" for name in ("dropout", "attention_dropout", "input_dropout")]
+    if name in ("wav2vec2", "unispeech"):
+        common.append("objective.feature_dropout=0")
+    if name == "unispeech":
+        common.append("objective.final_dropout=0")
+    run_pair(options(shared_corpus, name, tmp_path / "two", *common), repo)
+    take_batches_of_two(monkeypatch, MultitaskTask if name == "unispeech" else PretrainTask)
+    one = options(shared_corpus, name, tmp_path / "one", *common, "train.accumulate=2")
+    assert main(one) == 0
+    curves = []
+    for folder in ("one", "two"):
+        rows = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+        curves.append([r["loss"] for r in map(json.loads, rows) if r["phase"] == "train"])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+    first, second = final(tmp_path / "one"), final(tmp_path / "two")
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, atol=1e-5, rtol=1e-5)
 
 
 def test_continue_from_a_model(trained, shared_corpus, tmp_path, capsys) -> None:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from lhotse import CutSet, MonoCut
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import Dataset
 
 from unispeech.data.config import CropConfig, MixingConfig
 from unispeech.data.labels import FrameLabels
 from unispeech.data.manifests import SAMPLING_RATE, load_cuts, read_audio, target
 from unispeech.data.mixing import mix_batch
 from unispeech.data.sampling import BatchSpec, Position, stable_seed
-from unispeech.data.shard_stream import ShardStream
 from unispeech.data.speed import (
     change_label_speed,
     change_speed,
@@ -28,10 +25,9 @@ from unispeech.data.speed import (
     samples_at_speed,
 )
 from unispeech.data.tokens import Tokenizer
-from unispeech.errors import DataError, UnispeechError
+from unispeech.errors import DataError
 
 FloatArray = npt.NDArray[np.float32]
-Batch = TypeVar("Batch")
 
 PADDING_SAMPLES = 8000
 """Transcribed batches are padded to a multiple of this."""
@@ -327,74 +323,11 @@ def check_transcribed(
 
 def load_manifests(paths: Sequence[str | Path]) -> CutSet:
     """`load_cuts` of several manifests; a clear error when none is named."""
-    if not paths:
-        raise DataError("no manifest given", remedy="set data.train, e.g. data.train=[a.jsonl.gz]")
+    check_given(paths)
     return load_cuts(list(paths))
 
 
-class _Sharded(IterableDataset[Any]):
-    """Batches of a stream of shards; each worker reads shards of its own."""
-
-    def __init__(self, dataset: Any, stream: ShardStream) -> None:
-        # Draws differ from those before an interruption, as the order does.
-        self.dataset = copy.copy(dataset)
-        self.dataset.seed = stream.seed
-        self.stream = stream
-
-    def __iter__(self) -> Iterator[Any]:
-        info = get_worker_info()
-        worker = (info.id, info.num_workers) if info else (0, 1)
-        try:
-            for spec in self.stream.specs(self.dataset.usable_cut, *worker):
-                yield self.dataset[spec]
-        except UnispeechError as error:
-            yield error
-
-
-class _Guarded(Dataset[Any]):
-    """Returns our own errors instead of raising them: a worker would bury them in its traceback."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, spec: BatchSpec) -> Any:
-        try:
-            return self.dataset[spec]
-        except UnispeechError as error:
-            return error
-
-
-def batches(
-    dataset: Dataset[Batch], stream: Sampler[Any] | ShardStream, workers: int
-) -> Iterator[Batch]:
-    """The batches of `stream`, read ahead by `workers` processes.
-
-    Raises:
-        DataError: an utterance cannot be read.
-    """
-    source: Dataset[Any] = _Guarded(dataset)
-    sampler = None if isinstance(stream, ShardStream) else stream
-    if isinstance(stream, ShardStream):
-        source = _Sharded(dataset, stream)
-        if stream.rank == 0:
-            print(stream.describe(), flush=True)
-    loader: DataLoader[Any] = DataLoader(
-        source,
-        sampler=sampler,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_ignore_interrupts,
-        pin_memory=torch.cuda.is_available(),
-    )
-    for batch in loader:
-        if isinstance(batch, UnispeechError):
-            raise batch
-        yield batch
-
-
-def _ignore_interrupts(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the training process decides when to stop.
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(name, signal.SIG_IGN)
+def check_given(paths: Sequence[str | Path]) -> None:
+    """Raise a DataError when no manifest is named."""
+    if not paths:
+        raise DataError("no manifest given", remedy="set data.train, e.g. data.train=[a.jsonl.gz]")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from unispeech.data.shards import (
     check_size,
     check_tar_path,
     file_facts,
+    is_shards,
     raise_problems,
     read_record,
     record_file,
@@ -337,3 +338,29 @@ class ShardLabels:
     def check(self, utterance: str, seconds: float) -> None:
         """Raise a DataError when the number of labels does not fit the duration."""
         check_length(self, utterance, seconds)
+
+
+def open_shards(
+    train: Sequence[str], labels: Sequence[str]
+) -> tuple[ShardFolder, ShardLabels | None] | None:
+    """The shards of a training configuration and their labels, None where it names manifests.
+
+    Args:
+        train: `data.train`; one folder of shards, or manifests.
+        labels: `data.labels`; at most one folder for shards.
+
+    Raises:
+        DataError: shards and something else are named, or they or their labels are unfinished.
+    """
+    if not any(map(is_shards, train)):
+        return None
+    if len(train) > 1:
+        raise DataError(
+            "training reads one folder of shards, or manifests",
+            found=", ".join(train),
+            remedy="mix the sources with local/mix.py and write the mix as shards",
+        )
+    if len(labels) > 1:
+        raise DataError("shards have one set of labels", found=", ".join(labels))
+    shards = ShardFolder(train[0])
+    return shards, ShardLabels(labels[0], shards) if labels else None

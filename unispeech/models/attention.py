@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unispeech.models import recompute
 from unispeech.models.config import EncoderConfig
 
 
@@ -106,16 +107,30 @@ class SelfAttention(nn.Module):
         q = self.q_proj(x).view(shape).transpose(1, 2)
         k = self.k_proj(x).view(shape).transpose(1, 2)
         v = self.v_proj(x).view(shape).transpose(1, 2)
-        mask = None
-        if bias is not None:
-            mask = self.gate(x) * bias if self.is_gated else bias.expand(batch, -1, -1, -1)
-            mask = mask.to(q.dtype)
-        if padding_mask is not None:
-            padded = padding_mask[:, None, None, :]
-            if mask is None:
-                mask = torch.zeros_like(padded, dtype=q.dtype)
-            mask = mask.masked_fill(padded, float("-inf"))
+        gate = self.gate(x) if bias is not None and self.is_gated else None
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # torch has no CPU kernel with a gradient for the bias; without one it keeps several
+            # matrices of (B, H, T, T) in every layer.
+            context = recompute.attention(q, k, v, bias, gate, padding_mask, dropout)
+        else:
+            mask = _additive_mask(q, bias, gate, padding_mask)
+            # Its kernels compute the logits in fp32, so those of fp16 cannot overflow.
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         out: Tensor = self.out_proj(context.transpose(1, 2).reshape(batch, frames, dim))
         return out
+
+
+def _additive_mask(
+    q: Tensor, bias: Tensor | None, gate: Tensor | None, padding_mask: Tensor | None
+) -> Tensor | None:
+    mask = None
+    if bias is not None:
+        mask = bias.expand(len(q), -1, -1, -1) if gate is None else gate * bias
+        mask = mask.to(q.dtype)
+    if padding_mask is None:
+        return mask
+    padded = padding_mask[:, None, None, :]
+    if mask is None:
+        mask = torch.zeros_like(padded, dtype=q.dtype)
+    return mask.masked_fill(padded, float("-inf"))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unispeech.models.config import ConvLayer, EncoderConfig, PaddingRule
+from unispeech.models.recompute import gelu_conv
 
 Length = TypeVar("Length", int, Tensor)
 
@@ -101,10 +102,11 @@ def _valid(lengths: Tensor, frames: int) -> Tensor:
 
 
 class ConvBlock(nn.Module):
-    """Convolution, optional norm, GELU."""
+    """Convolution and optional norm; the GELU in between belongs to the next block."""
 
     def __init__(self, inputs: int, layer: ConvLayer, bias: bool, norm: str | None) -> None:
         super().__init__()
+        self.is_first = inputs == 1
         self.stride = layer.stride
         self.conv = nn.Conv1d(inputs, layer.channels, layer.kernel, layer.stride, bias=bias)
         nn.init.kaiming_normal_(self.conv.weight)
@@ -115,13 +117,24 @@ class ConvBlock(nn.Module):
             self.norm = nn.LayerNorm(layer.channels)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """`x (B, T, C)` to `(B, T', channels)`; `lengths` are valid output frames or None."""
-        weight = self.conv.weight
+        """`x (B, T, C)` to `(B, T', channels)`, both before their GELU.
+
+        Args:
+            x: waveform for the first block, output of the block before for the others.
+            lengths: `(B,)` valid output frames, or None.
+        """
+        weight, bias = self.conv.weight, self.conv.bias
         if isinstance(self.norm, ChannelNorm):
             windows = x.unfold(1, weight.shape[2], self.stride).flatten(2)
-            return F.gelu(self.norm(windows, weight.flatten(1), lengths))
-        x = strided_conv(x, weight, self.stride, self.conv.bias)
-        return F.gelu(x if self.norm is None else self.norm(x))
+            normed: Tensor = self.norm(windows, weight.flatten(1), lengths)
+            return normed
+        if self.is_first:
+            x = strided_conv(x, weight, self.stride, bias)
+        elif torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            x = gelu_conv(x, weight, bias, self.stride)
+        else:
+            x = strided_conv(F.gelu(x), weight, self.stride, bias)
+        return x if self.norm is None else self.norm(x)
 
 
 class ConvExtractor(nn.Module):
@@ -139,7 +152,7 @@ class ConvExtractor(nn.Module):
             inputs = layer.channels
         self.conv_layers = nn.ModuleList(blocks)
         self.activation_checkpointing = False
-        """Recompute each block in the backward pass instead of keeping what is in it."""
+        """Recompute all blocks in the backward pass instead of keeping what is in them."""
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None, rule: PaddingRule) -> Tensor:
         """Extract frames.
@@ -152,17 +165,30 @@ class ConvExtractor(nn.Module):
         Returns:
             `(B, T, channels)`.
         """
+        counted = lengths if rule == "exact" else None
+        if not torch.is_grad_enabled():
+            return self._blocks(waveforms, counted)
+        # On a CPU, where one utterance fills the cores, the widest gradients of the whole network
+        # then exist for one utterance at a time.
+        rows = 1 if waveforms.device.type == "cpu" else len(waveforms)
+        parts = torch.split(waveforms, rows)
+        counts = [None] * len(parts) if counted is None else torch.split(counted, rows)
+        return torch.cat([self._learn(*part) for part in zip(parts, counts, strict=True)])
+
+    def _learn(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        if not self.activation_checkpointing:
+            return self._blocks(waveforms, lengths)
+        features: Tensor = checkpoint(self._blocks, waveforms, lengths, use_reentrant=False)
+        return features
+
+    def _blocks(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         x = waveforms.unsqueeze(2)
         for block in self.conv_layers:
             assert isinstance(block, ConvBlock)
             if lengths is not None:
                 lengths = (lengths - block.conv.kernel_size[0]) // block.stride + 1
-            counted = lengths if rule == "exact" else None
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, counted, use_reentrant=False)
-            else:
-                x = block(x, counted)
-        return x
+            x = block(x, lengths)
+        return F.gelu(x)
 
 
 def frame_padding_mask(

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unispeech.models.attention import RelativePositionBias, SelfAttention
 from unispeech.models.config import EncoderConfig
+from unispeech.models.recompute import gelu_linear
 
 
 class PositionalConv(nn.Module):
@@ -71,8 +72,13 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.dim)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        x = F.dropout(F.gelu(self.fc1(x)), self.activation_dropout, self.training)
-        return F.dropout(self.fc2(x), self.dropout, self.training)
+        x = self.fc1(x)
+        has_dropout = self.training and self.activation_dropout > 0
+        if has_dropout or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            x = self.fc2(F.dropout(F.gelu(x), self.activation_dropout, self.training))
+        else:
+            x = gelu_linear(x, self.fc2.weight, self.fc2.bias)
+        return F.dropout(x, self.dropout, self.training)
 
     def _attend(self, x: Tensor, bias: Tensor | None, padding_mask: Tensor | None) -> Tensor:
         return F.dropout(self.self_attn(x, bias, padding_mask), self.dropout, self.training)

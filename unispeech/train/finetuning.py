@@ -9,13 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from unispeech.data.datasets import (
-    CtcBatch,
-    CtcDataset,
-    batches,
-    check_transcribed,
-    load_manifests,
-)
+from unispeech.data.datasets import CtcBatch, CtcDataset, check_transcribed, load_manifests
+from unispeech.data.loading import batches
 from unispeech.data.sampling import Position, largest, stable_seed
 from unispeech.data.tokens import Tokenizer
 from unispeech.models.config import EncoderConfig

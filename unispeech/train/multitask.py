@@ -14,10 +14,11 @@ from unispeech.data.datasets import (
     CtcDataset,
     PretrainBatch,
     PretrainDataset,
-    batches,
+    check_given,
     check_transcribed,
     load_manifests,
 )
+from unispeech.data.loading import batches
 from unispeech.data.multitask import MixedStream, MultitaskDataset
 from unispeech.data.sampling import Position, balanced, largest
 from unispeech.data.tokens import Tokenizer
@@ -61,6 +62,7 @@ class MultitaskTask:
             (), data.crop, unmixed, seed, config.model.hop, normalize, (), data.speeds
         )
         self.dataset = MultitaskDataset(transcribed, audio)
+        check_given(data.train)
         self.train_cuts, self.keep = balanced(
             [self._checked([path], drop_long=True) for path in data.train], data.temperature
         )

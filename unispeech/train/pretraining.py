@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from unispeech.data.datasets import PretrainBatch, PretrainDataset, batches, load_manifests
+from unispeech.data.datasets import PretrainBatch, PretrainDataset, check_given, load_manifests
 from unispeech.data.labels import FrameLabels, LabelStore, manifest_name
+from unispeech.data.loading import batches
 from unispeech.data.sampling import Position, balanced, largest, stable_seed
-from unispeech.data.shard_labels import ShardLabels
+from unispeech.data.shard_labels import open_shards
 from unispeech.data.shard_stream import ShardStream
-from unispeech.data.shards import ShardFolder, is_shards
 from unispeech.errors import ConfigError
 from unispeech.models.draws import draw, layout
 from unispeech.models.objective import MaskedPredictionConfig
@@ -33,29 +33,17 @@ class PretrainTask:
     def __init__(self, config: PretrainConfig, process: Process) -> None:
         self.config = config
         self.process = process
-        check_layers(config)
+        check_objective(config)
         self.has_unused = has_unused(config)
         self.tokens: list[str] = []
         data = config.data
-        self.shards = _shards(data.train)
+        check_given(data.train)
+        opened = open_shards(data.train, data.labels)
+        self.shards = opened[0] if opened else None
+        self.shard_labels = opened[1] if opened else None
         manifests = data.valid if self.shards else (*data.train, *data.valid)
         names = [manifest_name(path) for path in manifests]
-        wants_labels = isinstance(config.objective, MaskedPredictionConfig)
-        if self.shards and len(data.labels) > 1:
-            raise ConfigError(
-                "shards have one set of labels", where="data.labels", found=", ".join(data.labels)
-            )
-        if wants_labels != bool(data.labels):
-            raise ConfigError(
-                f"objective {config.objective.kind} "
-                + ("needs frame labels" if wants_labels else "takes no frame labels"),
-                where="data.labels",
-                found=", ".join(data.labels) or "none",
-            )
         self.labels = [LabelStore(folder, names) for folder in data.labels]
-        self.shard_labels = None
-        if self.shards and data.labels:
-            self.shard_labels = ShardLabels(data.labels[0], self.shards)
         noises = list(load_manifests(data.noise)) if data.noise else []
         common = (config.train.seed, config.model.hop, config.model.normalize)
         own: Sequence[FrameLabels] = [self.shard_labels] if self.shard_labels else self.labels
@@ -104,7 +92,8 @@ class PretrainTask:
     def _output(
         self, model: nn.Module, batch: PretrainBatch, update: int | None
     ) -> ObjectiveOutput:
-        targets = Targets(batch.labels, batch.label_ratios)
+        # The loader hands tuples on as lists.
+        targets = Targets(tuple(batch.labels), tuple(batch.label_ratios))
         lengths, seeds = batch.lengths, batch.mask_seeds
         return objective_output(
             self.config, self.process, model, batch.waveforms, lengths, targets, seeds, update
@@ -128,28 +117,17 @@ class PretrainTask:
         return {"loss": loss, "accuracy": correct / max(size, 1.0)}, loss
 
 
-def _shards(train: Sequence[str]) -> ShardFolder | None:
-    """The folder of shards to train on, or None where manifests are given.
-
-    Raises:
-        ConfigError: shards together with something else.
-    """
-    if not any(is_shards(path) for path in train):
-        return None
-    if len(train) > 1:
+def check_objective(config: PretrainConfig) -> None:
+    """Raise a ConfigError when labels or layers do not fit the objective."""
+    objective, labels = config.objective, config.data.labels
+    wants_labels = isinstance(objective, MaskedPredictionConfig)
+    if wants_labels != bool(labels):
         raise ConfigError(
-            "shards are one training set",
-            where="data.train",
-            expected="one folder of shards, or manifests",
-            found=", ".join(train),
-            remedy="mix the manifests first and write the mix as shards",
+            f"objective {objective.kind} "
+            + ("needs frame labels" if wants_labels else "takes no frame labels"),
+            where="data.labels",
+            found=", ".join(labels) or "none",
         )
-    return ShardFolder(train[0])
-
-
-def check_layers(config: PretrainConfig) -> None:
-    """Raise a ConfigError when the objective looks at a layer that the encoder does not have."""
-    objective = config.objective
     if not isinstance(objective, MaskedPredictionConfig):
         return
     utterance = () if objective.utterance is None else (objective.utterance.layer,)
