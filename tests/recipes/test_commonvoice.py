@@ -50,7 +50,8 @@ def test_phone_error_rate(exp: Path) -> None:
     found = json.loads((exp / "infer/pretrained/test/greedy/per.json").read_text())
     assert found["metric"] == "PER"
     assert found["low"] <= found["per"] <= found["high"]
-    assert found["per"] <= 40
+    # A model that has learnt nothing says nothing: 100.
+    assert found["per"] <= 60
     # The rate is that of the text against the phones of the manifest.
     references = {cut.id: phones(cut) for cut in load_cuts(exp / "data/test.jsonl.gz")}
     lines = (exp / "infer/pretrained/test/greedy/text").read_text(encoding="utf-8").splitlines()

@@ -79,6 +79,20 @@ def test_shipped_models_are_the_presets() -> None:
         assert family_of(config.model, config.objective) == preset.family
 
 
+def test_unispeech_is_the_released_model_of_stage_1() -> None:
+    folder = ROOT / "egs/commonvoice/conf/unispeech_large"
+    first, second = (load(PretrainConfig, [folder / f"{n}.yaml"]) for n in ("pretrain", "continue"))
+    preset = PRESETS["unispeech_large_stage1"]
+    assert first.model == preset.encoder
+    # 76 English phones and four specials: the released vocabulary.
+    assert heads_of(first.model, first.objective, (), 80) == preset.heads
+    released = PRESETS["unispeech_large_stage2"]
+    assert heads_of(second.model, second.objective) == released.heads
+    assert family_of(second.model, second.objective) == released.family
+    for name in ("dropout", "attention_dropout", "input_dropout", "layer_drop"):
+        assert getattr(second.model, name) == getattr(released.encoder, name)
+
+
 def test_files_merge_left_to_right_and_the_command_line_wins(tmp_path) -> None:
     (tmp_path / "a.yaml").write_text("inner: {rate: 2.0, name: x}")
     (tmp_path / "b.yaml").write_text("inner: {rate: 1e-3}")

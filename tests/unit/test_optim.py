@@ -52,6 +52,16 @@ def test_shipped_schedules(repo) -> None:
     assert learning_rate(large.optim, 32000, large.train.updates) == pytest.approx(1.5e-3)
 
 
+def test_shipped_schedules_of_unispeech(repo) -> None:
+    conf = repo / "egs/commonvoice/conf/unispeech_large"
+    first = load(PretrainConfig, [conf / "pretrain.yaml"])
+    assert learning_rate(first.optim, 112500, first.train.updates) == pytest.approx(5e-4)
+    assert learning_rate(first.optim, 200000, first.train.updates) == 0
+    tuned = load(FinetuneConfig, [conf / "finetune.yaml"])
+    for update, rate in ((1000, 1.01e-5), (15000, 4.472136e-6), (20000, 1e-6)):
+        assert learning_rate(tuned.optim, update, tuned.train.updates) == pytest.approx(rate)
+
+
 def test_adam_is_fairseqs() -> None:
     """Decay before the step, epsilon added to sqrt(v) before the bias correction."""
     config = OptimConfig(eps=0.1, weight_decay=0.2)

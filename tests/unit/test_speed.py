@@ -106,6 +106,8 @@ def test_labels_follow_the_audio_at_every_speed(tmp_path, is_normalized: bool) -
 
 def test_transcribed_utterances_change_their_length(tmp_path) -> None:
     class Letters:
+        units = "letters"
+
         def encode(self, text: str) -> list[int]:
             return [1] * len(text)
 
