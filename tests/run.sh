@@ -24,13 +24,14 @@ check ruff ruff check .
 check mypy mypy
 check shellcheck shellcheck --external-sources --source-path=SCRIPTDIR "${shell_files[@]}"
 check imports python -c 'import unispeech.__main__'
-# One call, so that its closing line counts every test; pytest takes the folders in this order.
+# One call, so that its closing line counts every test; pytest takes the folders in this order. Two
+# processes, each with whole files: tests and recipes need at most two cores.
 folders=()
 for folder in tests/unit tests/parity tests/test_repository.py tests/recipes; do
   [[ ! -e $folder ]] || folders+=("$folder")
 done
 ((${#failed[@]} == 0)) || echo "failed, whatever the tests say: ${failed[*]}" >&2
-python -m pytest "${folders[@]}" "$@"
+python -m pytest --numprocesses 2 --dist loadfile "${folders[@]}" "$@"
 code=$?
 ((${#failed[@]} == 0)) || exit 1
 exit "$code"
