@@ -15,7 +15,7 @@ tiny=false               # true: a small model on a small corpus, in minutes on 
 corpora=                 # folder of the releases (with --tiny true: synthesised when not given)
 source=                  # languages to pre-train on, e.g. "en es fr it" (default: en; tiny: "en fr it")
 target=es                # language to recognise: es fr it ky nl ru sv tt, or en
-vocabulary=separate      # phones of several source languages: separate, or shared
+vocabulary=              # phones of several sources: separate, or shared (default: separate; tiny: shared)
 splits=                  # folder of published lists, SPLITS/<target>/{train,val,test}* (default: drawn)
 adapt=true               # true: go on with audio of the target language before fine-tuning ("+")
 joint=false              # true: audio of the target beside the sources in one training instead ("+")
@@ -41,14 +41,14 @@ dry_run=false            # true: print the commands, run none
 if [[ -z $paper_model ]]; then paper_model=UniSpeech-L; if $adapt || $joint; then paper_model+="+"; fi; fi
 if $joint; then adapt=false; fi
 paper=(--paper-model "$paper_model" --paper-hours 1) synthesise=false
-if $tiny; then
+if $tiny; then vocabulary=${vocabulary:-shared}
   conf=${conf:-conf/tiny} exp=${exp:-$recipe/exp/tiny} audio=${audio:-$exp/audio} source=${source:-en fr it} paper=()
   if [[ -z $corpora ]]; then corpora=$exp/corpus name="synthesised speech," synthesise=true; fi
 fi
 conf=${conf:-conf/unispeech_large} source=${source:-en} audio=${audio:-$recipe/exp/audio}
 exp=${exp:-$recipe/exp/${conf##*/}_${source// /-}_$target}
 if [[ -z $splits || $target == en ]]; then paper=(); fi   # the paper's numbers are of its own splits
-[[ $vocabulary == separate || $vocabulary == shared ]] || usage_error "--vocabulary wants separate or shared, found '$vocabulary'"
+[[ ${vocabulary:=separate} == separate || $vocabulary == shared ]] || usage_error "--vocabulary wants separate or shared, found '$vocabulary'"
 read -ra sources <<<"$source"
 manifests=$exp/manifests data=$exp/data lang=$exp/lang pretrained=${init:-$exp/pretrain}
 transcribed=train,dev,test; for code in "${sources[@]}"; do transcribed+=,$code-train,$code-dev; done

@@ -76,7 +76,8 @@ def test_the_target_is_pretrained_on_without_transcripts(exp: Path) -> None:
 
 def test_stage_2_continues_stage_1(exp: Path) -> None:
     first = read_checkpoint(final_checkpoint(exp / "pretrain"))
-    assert {token.split(":")[0] for token in first["tokens"][1:]} == {"en", "fr", "it"}
+    # Phones of three languages in one table: some are in one language only.
+    assert {"tʃ", "θ", "ʁ"} <= set(first["tokens"])
     second = json.loads((exp / "pretrain_continued/done.json").read_text())
     assert second["step"] > 0
     rows = [json.loads(line) for line in (exp / "pretrain/metrics.jsonl").open()]
@@ -98,13 +99,12 @@ def test_second_run_skips_everything(repo: Path, exp: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
-def test_shared_vocabulary(repo: Path, exp: Path, tmp_path: Path) -> None:
+def test_separate_vocabulary(repo: Path, exp: Path, tmp_path: Path) -> None:
     options = ["--corpora", str(exp / "corpus"), "--audio", str(exp / "audio")]
-    more = ["--source", "en it", "--vocabulary", "shared", "--stop-stage", "2"]
+    more = ["--source", "en it", "--vocabulary", "separate", "--stop-stage", "2"]
     recipe(repo, tmp_path / "e", *options, *more)
-    tokens = (tmp_path / "e/lang/source/tokens.txt").read_text(encoding="utf-8")
-    assert ":" not in tokens
-    assert "tʃ " in tokens
+    tokens = (tmp_path / "e/lang/source/tokens.txt").read_text(encoding="utf-8").split("\n")
+    assert {token.split(":")[0] for token in tokens[1:-1]} == {"en", "it"}
 
 
 @pytest.mark.parametrize(
