@@ -74,11 +74,10 @@ class LayerExtractor:
             for start in range(0, len(waveform), CHUNK_SAMPLES)
         ]
         with torch.inference_mode():
-            states = [
-                self.encoder(torch.from_numpy(chunk)[None].to(device)).layers[self.layer][0].float()
-                for chunk in chunks
-                if len(chunk) >= smallest
-            ]
+            inputs = [torch.from_numpy(c)[None].to(device) for c in chunks if len(c) >= smallest]
+            # The layers behind the wanted one are not run.
+            outputs = [self.encoder(chunk, until=self.layer) for chunk in inputs]
+        states = [output.layers[self.layer][0].float() for output in outputs]
         return np.asarray(torch.cat(states).cpu().numpy(), dtype=np.float32)
 
 
