@@ -200,7 +200,8 @@ run() {
   while :; do
     seen=$_signals code=0
     wait "$_child" || code=$?
-    ((seen != _signals)) || break # else a signal ended `wait`, not the command
+    # Else a signal ended `wait`, not the command; bash then says 128 + signal, or at times -1.
+    ((seen != _signals || code < 0)) || break
   done
   _child=""
   case $code in # what a command that was stopped by a signal may end with
