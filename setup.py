@@ -34,15 +34,18 @@ setup(
         "jinja2>=3.1",
         "soundfile>=0.12",
         "tqdm>=4.66",
+        "sentencepiece>=0.2",
     ],
     extras_require={
         # The metadata of GigaSpeech, gigabytes of JSON, read in pieces.
         "gigaspeech": ["ijson>=3.3"],
         # Synthesised corpora of `--tiny true`; phones of Common Voice.
         "tiny": ["espeakng-loader>=0.2", "phonemizer>=3.3"],
+        # The beam search of the papers; kenlm is built from source: a C++ compiler and cmake.
+        "flashlight": ["flashlight-text>=0.0.7", "kenlm>=0.2"],
         # `export --to onnx`; onnxscript is what torch's exporter is written with.
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
-        # Checks and tests; kaldi-native-fbank and transformers are peers to compare with.
+        # Checks and tests; kaldi-native-fbank, transformers, meeteval and jiwer are peers.
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2.3",
@@ -55,6 +58,8 @@ setup(
             "ijson>=3.3",
             "kaldi-native-fbank>=1.20",
             "transformers>=4.50",
+            "meeteval>=0.4",
+            "jiwer>=3",
             "onnx>=1.16",
             "onnxruntime>=1.18",
             "onnxscript>=0.3",
