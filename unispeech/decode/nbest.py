@@ -78,12 +78,15 @@ def write_nbest(
     folder = Path(folder)
     # Without this the old description would stand beside the new lists for a moment.
     (folder / ABOUT).unlink(missing_ok=True)
-    with atomic_path(folder / LISTS) as temporary, temporary.open("wb") as raw:
+    with (
+        atomic_path(folder / LISTS) as temporary,
+        temporary.open("wb") as raw,
         # No time and no name in the header: equal lists are equal files.
-        with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-            for utt_id, entries in lists.items():
-                row = {"utt_id": utt_id, "hypotheses": [_plain(entry) for entry in entries]}
-                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file,
+    ):
+        for utt_id, entries in lists.items():
+            row = {"utt_id": utt_id, "hypotheses": [_plain(entry) for entry in entries]}
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
     sizes = [len(entries) for entries in lists.values()]
     written = {
         "utterances": len(sizes),
