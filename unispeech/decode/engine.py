@@ -88,14 +88,14 @@ def choose_backend(name: Backend) -> str:
         return "kaldi"
     import torch
 
-    from unispeech.decode import k2
+    from unispeech.decode import k2, k2_process
 
     if name == "auto":
         return "k2" if torch.cuda.is_available() and k2.available() else "kaldi"
-    if not k2.available():
+    if not k2.available() and k2_process.find_python() is None:
         raise DependencyError(
-            "the back-end 'k2' was asked for, but k2 cannot be imported",
-            remedy="install the k2 wheel for this torch, or use --backend kaldi",
+            "the back-end 'k2' was asked for, but k2 cannot be imported and has no environment",
+            remedy=f"{k2_process.SETUP}, or use --backend kaldi",
         )
     return name
 
@@ -109,15 +109,16 @@ def open_decoder(backend: str, lang: str | Path, tokens: int, search: SearchConf
     """
     decoder: Decoder
     if backend == "k2":
-        from unispeech.decode.k2 import K2Decoder
+        from unispeech.decode import k2, k2_process
 
         path = Path(lang) / "LG.fst"
         try:
-            decoder = K2Decoder(
-                read_graph(path), tokens, search.beam, search.max_active, search.min_active
-            )
+            lg = read_graph(path)
         except (OSError, ValueError) as error:
             raise DataError("not a decoding graph", where=path, found=error) from None
+        back_end = k2.K2Decoder if k2.available() else k2_process.K2Process
+        sizes = (search.beam, search.max_active, search.min_active)
+        decoder = back_end(lg, tokens, *sizes, cache=Path(lang) / "HLG.k2.npz")
     else:
         from unispeech.decode.kaldi import KaldiDecoder
 
