@@ -29,7 +29,7 @@ from unispeech.storage import atomic_path, sha256, write_json
 BLANK, BOUNDARY = "<blk>", "|"
 EPSILON, BACKOFF = "<eps>", "#0"
 # Raise them when the same inputs give another graph or grammar.
-CODE_VERSION = GRAMMAR_VERSION = 1
+CODE_VERSION, GRAMMAR_VERSION = 2, 1
 
 AGAIN = "run local/prepare_lang.py again"
 INPUTS = ("tokens.txt", "words.txt", "lexicon.txt", "lm.arpa")
@@ -288,19 +288,19 @@ def ctc_topology(kf: ModuleType, tokens: int, marks: int) -> Any:
 def lexicon_fst(kf: ModuleType, language: Language) -> Any:
     """Spellings in, words out, over any number of words.
 
-    A spelling that ends with the boundary may lose it at the end of the utterance, and the
-    utterance may begin with one, because models learn only the boundaries between words well.
+    A spelling that ends with the boundary may lose it at the end of the utterance, the utterance
+    may begin with boundaries, and there may be more of them between words, because models learn
+    only single boundaries between words well. The papers' beam search does the same.
     """
     number = {token: place + 1 for place, token in enumerate(language.tokens)}
     first_mark = len(language.tokens) + 1
     backoff = language.words[BACKOFF]
     marks = _marks(language.lexicon)
     fst = kf.StdVectorFst()
-    begin, loop, before_boundary, end = (fst.add_state() for _ in range(4))
-    fst.start = begin
-    fst.add_arc(begin, kf.StdArc(0, 0, 0.0, loop))
+    loop, before_boundary, end = (fst.add_state() for _ in range(3))
+    fst.start = loop
     if BOUNDARY in number:
-        fst.add_arc(begin, kf.StdArc(number[BOUNDARY], 0, 0.0, loop))
+        fst.add_arc(loop, kf.StdArc(number[BOUNDARY], 0, 0.0, loop))
         fst.add_arc(before_boundary, kf.StdArc(number[BOUNDARY], 0, 0.0, loop))
     for state in (loop, end):
         fst.set_final(state, 0.0)
