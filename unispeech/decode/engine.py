@@ -18,6 +18,7 @@ from unispeech.decode.emissions import EmissionReader
 from unispeech.decode.fst import read_graph
 from unispeech.decode.graph import Language
 from unispeech.decode.greedy import greedy
+from unispeech.decode.nbest import Hypothesis
 from unispeech.errors import DataError, DependencyError
 
 Backend = Literal["auto", "kaldi", "k2"]
@@ -58,6 +59,9 @@ class Decoder(Protocol):
 
     def decode(self, emissions: Sequence[Emission]) -> list[tuple[list[int], float, bool]]:
         """Word ids, log score and whether a sentence end was reached, for each utterance."""
+
+    def nbest(self, emissions: Sequence[Emission], count: int) -> list[list[Hypothesis]]:
+        """At most `count` different word sequences of each utterance, best first."""
 
 
 class Decoded(NamedTuple):
