@@ -144,7 +144,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "data": (BASE, {"lhotse", "scipy", "sklearn", "soundfile", "tqdm"}),
     "decode": (
         BASE | {"models", "losses", "data"},
-        {"k2", "kaldifst", "kaldi_decoder", "kaldilm", "tqdm"},
+        {"k2", "kaldifst", "kaldi_decoder", "kaldilm", "flashlight", "kenlm", "scipy", "tqdm"},
     ),
     "score": (BASE, {"scipy", "kaldialign", "meeteval"}),
     "train": (BASE | {"models", "losses", "data"}, {"tensorboard", "tqdm"}),

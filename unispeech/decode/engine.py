@@ -18,7 +18,7 @@ from unispeech.decode.emissions import EmissionReader
 from unispeech.decode.fst import Graph, read_graph
 from unispeech.decode.graph import Language, build_grammar, read_language
 from unispeech.decode.greedy import greedy
-from unispeech.decode.nbest import Hypothesis
+from unispeech.decode.nbest import Entry, Hypothesis, name_words
 from unispeech.errors import DataError, DependencyError
 
 Backend = Literal["auto", "kaldi", "k2", "flashlight"]
@@ -98,6 +98,18 @@ class Decoded(NamedTuple):
     not_final: list[str]
 
 
+class Listed(NamedTuple):
+    """The n-best lists of a set.
+
+    Attributes:
+        lists: hypotheses by utterance, best first.
+        seconds: time spent searching.
+    """
+
+    lists: dict[str, list[Entry]]
+    seconds: float
+
+
 def choose_backend(name: Backend) -> str:
     """Name the back-end; "auto" is k2 where CUDA is there and k2 imports, else kaldi.
 
@@ -156,8 +168,14 @@ def open_decoder(
         from unispeech.decode import k2, k2_process
 
         back_end = k2.K2Decoder if k2.available() else k2_process.K2Process
-        lg, grammar = _read(lang / "LG.fst"), _grammar(lang, arpa)
-        decoder = back_end(lg, tokens, *sizes, cache=lang / "HLG.k2.npz", rescoring=grammar)
+        decoder = back_end(
+            _read(lang / "LG.fst"),
+            tokens,
+            *sizes,
+            rescoring=_grammar(lang, arpa),
+            lattice_beam=search.lattice_beam,
+            cache=lang / "HLG.k2.npz",
+        )
     else:
         from unispeech.decode.kaldi import KaldiDecoder
 
@@ -217,6 +235,25 @@ def decode_set(
             if not final:
                 not_final.append(utt_id)
     return Decoded(text, seconds, not_final)
+
+
+def nbest_set(
+    decoder: Decoder,
+    emissions: Iterable[tuple[str, Emission]],
+    words: dict[str, int],
+    count: int,
+) -> Listed:
+    """n-best lists of `(utt_id, log_probs)` pairs, at most `count` hypotheses each."""
+    symbols = {number: word for word, number in words.items()}
+    lists: dict[str, list[Entry]] = {}
+    seconds = 0.0
+    for batch in _batches(emissions, decoder.batch):
+        began = time.perf_counter()
+        results = decoder.nbest([log_probs for _, log_probs in batch], count)
+        seconds += time.perf_counter() - began
+        for (utt_id, _), hypotheses in zip(batch, results, strict=True):
+            lists[utt_id] = name_words(hypotheses, symbols)
+    return Listed(lists, seconds)
 
 
 def greedy_set(reader: EmissionReader) -> Decoded:
