@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unispeech.__main__ import Parser, guard
-from unispeech.decode.arpa import BOS, EOS, UNK, Header, copy_arpa, ngrams_of, read_header
+from unispeech.decode.arpa_reader import BOS, EOS, UNK, Header, copy_arpa, ngrams_of, read_header
 from unispeech.decode.graph import (
     BACKOFF,
     BLANK,

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unispeech.decode.arpa import BOS, EOS, UNK, Words, ngrams
+from unispeech.decode.arpa_reader import BOS, EOS, UNK, Words, ngrams
 from unispeech.errors import DataError, DependencyError
 from unispeech.storage import atomic_path
 
@@ -170,7 +170,7 @@ def read_arpa(path: str | Path, wanted: Collection[Words] | None = None) -> Ngra
     Args:
         path: the file.
         wanted: n-grams to keep; None keeps all. With those of some sentences
-            (`unispeech.decode.arpa.ngrams_of`) the model scores these as the whole one would.
+            (`unispeech.decode.arpa_reader.ngrams_of`) the model scores these as the whole one would.
 
     Raises:
         DataError: the file is missing, not ARPA, or ends early.
