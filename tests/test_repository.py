@@ -141,9 +141,9 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "storage": (BASE, set()),
     "models": (BASE | {"losses"}, {"safetensors"}),
     "losses": (BASE, set()),
-    "data": (BASE, {"lhotse", "scipy", "sklearn", "soundfile", "tqdm"}),
+    "data": (BASE, {"lhotse", "scipy", "sentencepiece", "sklearn", "soundfile", "tqdm"}),
     "decode": (
-        BASE | {"models", "losses", "data"},
+        BASE | {"models", "losses", "data", "hub"},
         {"k2", "kaldifst", "kaldi_decoder", "kaldilm", "flashlight", "kenlm", "scipy", "tqdm"},
     ),
     "score": (BASE, {"scipy", "kaldialign", "meeteval"}),

@@ -20,6 +20,8 @@ COMMANDS = {
     "pretrain": "pre-train an encoder by masked prediction",
     "finetune": "fine-tune a pre-trained encoder with CTC",
     "average": "average the weights of several checkpoints",
+    "lm": "train a Transformer language model",
+    "perplexity": "perplexity of text under an n-gram or Transformer language model",
     "emit": "compute and store CTC log-probabilities",
     "decode": "turn stored log-probabilities into words",
     "score": "word error rate with alignments and a bootstrap interval",
