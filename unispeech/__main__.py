@@ -24,6 +24,7 @@ COMMANDS = {
     "perplexity": "perplexity of text under an n-gram or Transformer language model",
     "emit": "compute and store CTC log-probabilities",
     "decode": "turn stored log-probabilities into words",
+    "rescore": "choose from n-best lists by further language models",
     "score": "word error rate with alignments and a bootstrap interval",
     "extract": "write hidden states of a model for a folder, file or manifest",
     "export": "write a model for Hugging Face, safetensors, TorchScript or ONNX",

@@ -14,23 +14,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import pydantic
-
+from unispeech.commands._decoding import DecodeConfig, graph_hash, references_of, scales
 from unispeech.config import load
 from unispeech.decode import engine, graph, results
 from unispeech.decode.arpa import arpa_order
 from unispeech.decode.emissions import EmissionReader
-from unispeech.decode.results import fingerprint, read_json
-from unispeech.decode.tune import TuneConfig, tune_decoder
+from unispeech.decode.results import fingerprint
 from unispeech.errors import UsageError
 from unispeech.score.wer import edit_distance
-from unispeech.storage import sha256, write_json
-
-
-class DecodeConfig(engine.SearchConfig):
-    """Settings of `decode`: the search, and under `tune` where its scales are looked for."""
-
-    tune: TuneConfig = pydantic.Field(default_factory=TuneConfig)
+from unispeech.storage import sha256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,14 +58,14 @@ def run(args: argparse.Namespace) -> None:
             print(f"{output}: already decoded with these settings, skipped")
         else:
             decoded = engine.greedy_set(reader)
-            results.write_decoded(output, {**about, "inputs": inputs}, decoded, reader)
+            results.write_decoded(output, {**about, "inputs": inputs}, decoded, reader.seconds)
         return
     backend = engine.choose_backend(args.backend)
     graph.build_graph(args.lang)
     language = graph.read_language(args.lang)
     engine.check_tokens(reader, language)
-    search, tuning = _scales(args, config, backend, language)
-    about |= {"backend": backend, "graph": _graph_hash(args.lang), "tuning": tuning}
+    search, tuning = scales(args, config, backend, language)
+    about |= {"backend": backend, "graph": graph_hash(args.lang), "tuning": tuning}
     about |= search.settings(backend, lattices=bool(args.rescore_arpa or args.nbest))
     if args.rescore_arpa:
         about["rescore_arpa"] = sha256(args.rescore_arpa)
@@ -101,11 +93,11 @@ def _decode(
     described = {**about, "inputs": inputs, "lm": f"{order}-gram"}
     if not is_decoded:
         decoded = engine.decode_set(decoder, reader, language.words)
-        results.write_decoded(output, described, decoded, reader)
+        results.write_decoded(output, described, decoded, reader.seconds)
     if not is_listed:
         lists = engine.nbest_set(decoder, reader, language.words, args.nbest)
-        described |= {"nbest": args.nbest, "inputs": listed}
-        references = _references(args.reference) if args.reference else None
+        described |= {"nbest": args.nbest, "inputs": listed, "audio_seconds": reader.seconds}
+        references = references_of(args.reference) if args.reference else None
         results.write_lists(output, described, lists, references, edit_distance)
 
 
@@ -123,57 +115,3 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError("--tuned and --tune-emissions exclude each other")
     if args.nbest < 0 or (args.reference and not args.nbest):
         raise UsageError("--nbest is a number of hypotheses, and --reference goes with it")
-
-
-def _scales(
-    args: argparse.Namespace, config: DecodeConfig, backend: str, language: graph.Language
-) -> tuple[engine.SearchConfig, str | None]:
-    """The search settings with tuned scales, and the hash of the tuning behind them."""
-    search = engine.SearchConfig(**config.model_dump(exclude={"tune"}))
-    if args.tuned:
-        found = results.read_tuned(args.tuned)
-    elif args.tune_emissions:
-        found = _tune(args, config, search, backend, language)
-    else:
-        return search, None
-    chosen = {name: found[name] for name in ("lm_scale", "word_insertion")}
-    return search.model_copy(update=chosen), found["inputs"]
-
-
-def _tune(
-    args: argparse.Namespace,
-    config: DecodeConfig,
-    search: engine.SearchConfig,
-    backend: str,
-    language: graph.Language,
-) -> dict[str, Any]:
-    reader, path = EmissionReader(args.tune_emissions), Path(args.output) / "tune.json"
-    engine.check_tokens(reader, language)
-    settings = [search.settings(backend, lattices=True), config.tune.model_dump(mode="json")]
-    sources = [reader.sha256, sha256(args.tune_reference), _graph_hash(args.lang), backend]
-    sources += [sha256(args.rescore_arpa)] if args.rescore_arpa else []
-    inputs = fingerprint([settings, sources])
-    stored = read_json(path)
-    if stored.get("inputs") == inputs:
-        return stored
-    references = _references(args.tune_reference)
-    decoder = engine.open_decoder(backend, args.lang, len(reader.tokens), search, args.rescore_arpa)
-    start = (search.lm_scale, search.word_insertion)
-    found = tune_decoder(
-        decoder, reader, language.words, references, edit_distance, config.tune, start
-    )
-    found["inputs"] = inputs
-    write_json(path, found)
-    print(f"{path}: lm_scale {found['lm_scale']}, word_insertion {found['word_insertion']}")
-    return found
-
-
-def _references(manifest: str) -> dict[str, str]:
-    # Imported only now: skipping what is there takes no time.
-    from unispeech.data.manifests import load_cuts, transcript
-
-    return {cut.id: transcript(cut) for cut in load_cuts(manifest)}
-
-
-def _graph_hash(lang: str) -> str:
-    return str(read_json(Path(lang) / "graph.json")["HLG"]["sha256"])

@@ -98,7 +98,7 @@ class FlashlightDecoder:
             NumericsError: the log-probabilities hold NaN.
             DataError: the number of columns is wrong.
         """
-        results = []
+        results: list[tuple[list[int], float, bool]] = []
         for log_probs in emissions:
             found = self._search(log_probs)
             if not len(log_probs):

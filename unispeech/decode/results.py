@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unispeech.decode.emissions import EmissionReader
 from unispeech.decode.engine import Decoded, Listed
 from unispeech.decode.nbest import ABOUT, LISTS, oracle, write_nbest
 from unispeech.errors import DataError
@@ -19,18 +18,18 @@ Distance = Callable[[Sequence[str], Sequence[str]], int]
 
 
 def write_decoded(
-    output: str | Path, about: dict[str, Any], decoded: Decoded, reader: EmissionReader
+    output: str | Path, about: dict[str, Any], decoded: Decoded, audio_seconds: float
 ) -> None:
     """Write `text`, then `decode.json` with `about` and what was measured; print one line."""
     output = Path(output)
     (output / "decode.json").unlink(missing_ok=True)
     rows = [f"{name} {words}".rstrip() + "\n" for name, words in decoded.text.items()]
     write_text(output / "text", "".join(rows))
-    rtf = round(decoded.seconds / reader.seconds, 6) if reader.seconds else None
+    rtf = round(decoded.seconds / audio_seconds, 6) if audio_seconds else None
     measured = {
-        "utterances": len(reader),
+        "utterances": len(decoded.text),
         "seconds": round(decoded.seconds, 3),
-        "audio_seconds": round(reader.seconds, 3),
+        "audio_seconds": round(audio_seconds, 3),
         "rtf": rtf,
         "not_final": len(decoded.not_final),
         "text_sha256": sha256(output / "text"),
@@ -39,11 +38,11 @@ def write_decoded(
     if decoded.not_final:
         names = ", ".join(decoded.not_final[:3])
         print(
-            f"warning: {output}: {len(decoded.not_final)} of {len(reader)} utterances do not end"
-            f" with a whole word or sentence: {names}",
+            f"warning: {output}: {len(decoded.not_final)} of {len(decoded.text)} utterances do not"
+            f" end with a whole word or sentence: {names}",
             file=sys.stderr,
         )
-    print(f"{output}: {len(reader)} utterances in {decoded.seconds:.2f} s, RTF {rtf}")
+    print(f"{output}: {len(decoded.text)} utterances in {decoded.seconds:.2f} s, RTF {rtf}")
 
 
 def write_lists(
