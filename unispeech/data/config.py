@@ -11,6 +11,9 @@ from unispeech.config import Config
 Units = Literal["letters", "phones"]
 """What tokens are: letters of the transcripts, or phones of the field `phones`."""
 
+TextUnits = Literal["words", "letters", "pieces"]
+"""Units of a language model: words, letters with `|` after every word, or sentence pieces."""
+
 Speeds = Annotated[
     tuple[Annotated[float, pydantic.Field(ge=0.5, le=2)], ...], pydantic.Field(min_length=1)
 ]
