@@ -17,15 +17,12 @@ from pairs import run_pair
 
 from unispeech.__main__ import main
 from unispeech.data.sampling import Position
-from unispeech.data.text import (
+from unispeech.data.text import Corpus, TextDataset, TextStream, plan
+from unispeech.data.vocabulary import (
     SPECIAL,
     UNKNOWN,
-    Corpus,
-    TextDataset,
-    TextStream,
     Vocabulary,
     build_vocabulary,
-    plan,
     read_sentences,
 )
 from unispeech.decode.arpa_reader import copy_arpa, ngrams_of, read_header

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from unispeech.data.text import PADDING, UNKNOWN, Vocabulary, pad
+from unispeech.data.text import pad
+from unispeech.data.vocabulary import PADDING, UNKNOWN, Vocabulary
 from unispeech.errors import DataError, DependencyError
 from unispeech.models.language_model import LanguageModel
 from unispeech.storage import sha256
