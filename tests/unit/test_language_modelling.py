@@ -17,21 +17,18 @@ from pairs import run_pair
 
 from unispeech.__main__ import main
 from unispeech.data.sampling import Position
-from unispeech.data.text import (
+from unispeech.data.text import Corpus, TextDataset, TextStream, plan
+from unispeech.data.vocabulary import (
     SPECIAL,
     UNKNOWN,
-    Corpus,
-    TextDataset,
-    TextStream,
     Vocabulary,
     build_vocabulary,
-    plan,
     read_sentences,
 )
 from unispeech.decode.arpa_reader import copy_arpa, ngrams_of, read_header
 from unispeech.decode.ngram import read_arpa
 from unispeech.decode.scorers import open_scorer, perplexity
-from unispeech.errors import DataError
+from unispeech.errors import DataError, NumericsError
 from unispeech.hub.language_model import load_language_model
 from unispeech.models.pretrained import read_checkpoint
 
@@ -90,6 +87,25 @@ def test_training_learns_the_order_and_reports_the_perplexity_of_the_command(
     (found,) = json.loads(output.read_text())["texts"]
     assert found["value"] == pytest.approx(min(valid), rel=1e-5)
     assert (found["words"], found["unknown"], found["sentences"]) == (6, 1, 2)
+
+
+def test_half_precision_recomputed_and_other_units(words: Text, tmp_path: Path) -> None:
+    options = [*words.options, "--output", str(tmp_path / "run"), "train.updates=3"]
+    options += ["data.units=letters", "train.precision=bf16", "train.activation_checkpointing=true"]
+    assert main([*options, "train.probe=true"]) == 0
+    losses = [row["loss"] for row in rows_of(tmp_path / "run") if row["phase"] == "train"]
+    assert losses[-1] < losses[0] < 2 * math.log(20)
+    scorer = open_scorer(tmp_path / "run", "cpu")
+    found = perplexity(scorer, ["one two", "zzz five"])
+    assert (found.words, found.unknown) == (4, 1)
+    assert found.known < found.value
+
+
+def test_no_finite_probability_is_an_error(trained: Path) -> None:
+    scorer = open_scorer(trained, "cpu")
+    scorer.model.layer_norm.weight.data[0] = math.nan
+    with pytest.raises(NumericsError, match="two three"):
+        scorer.score(["two three"])
 
 
 def test_continued_is_bitwise_the_same(
