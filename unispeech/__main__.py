@@ -26,6 +26,7 @@ COMMANDS = {
     "decode": "turn stored log-probabilities into words",
     "rescore": "choose from n-best lists by further language models",
     "score": "word error rate with alignments and a bootstrap interval",
+    "transcribe": "text with word times and confidence for recordings of any length",
     "extract": "write hidden states of a model for a folder, file or manifest",
     "export": "write a model for Hugging Face, safetensors, TorchScript or ONNX",
     "models": "list the released models",

@@ -6,10 +6,12 @@ import json
 import math
 from pathlib import Path
 
+import jiwer
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lhotse import MonoCut, SupervisionSegment
+from meeteval.wer import combine_error_rates, siso_word_error_rate
 
 from unispeech.__main__ import main
 from unispeech.data.manifests import write_cuts
@@ -28,6 +30,7 @@ def levenshtein(a: list[str], b: list[str]) -> int:
     return row[-1]
 
 
+@settings(deadline=None)
 @given(words_of, words_of)
 def test_errors_equal_the_edit_distance(a: list[str], b: list[str]) -> None:
     pairs = align(a, b)
@@ -37,6 +40,24 @@ def test_errors_equal_the_edit_distance(a: list[str], b: list[str]) -> None:
     result = wer({"u": " ".join(a)}, {"u": " ".join(b)}, resamples=1)
     assert result.total.errors == levenshtein(a, b)
     assert result.total.words == len(a)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(words_of, words_of), min_size=1, max_size=5))
+def test_rates_are_those_of_jiwer_and_meeteval(utterances: list[tuple[list, list]]) -> None:
+    assume(any(a for a, _ in utterances))
+    texts = {str(i): (" ".join(a), " ".join(b)) for i, (a, b) in enumerate(utterances)}
+    ours = wer(*({k: pair[side] for k, pair in texts.items()} for side in (0, 1)), resamples=1)
+    theirs = combine_error_rates([siso_word_error_rate(a, b) for a, b in texts.values()])
+    assert (ours.total.errors, ours.total.words) == (theirs.errors, theirs.length)
+    assert ours.rate == pytest.approx(100 * theirs.error_rate)
+    # jiwer refuses empty references.
+    spoken = {k: pair for k, pair in texts.items() if pair[0]}
+    part = wer(*({k: pair[side] for k, pair in spoken.items()} for side in (0, 1)), resamples=1)
+    both = [list(column) for column in zip(*spoken.values(), strict=True)]
+    assert part.rate == pytest.approx(100 * jiwer.wer(*both))
+    letters = cer(*({k: pair[side] for k, pair in spoken.items()} for side in (0, 1)), resamples=1)
+    assert letters.rate == pytest.approx(100 * jiwer.cer(*both))
 
 
 def test_counts() -> None:
@@ -115,9 +136,9 @@ def test_utterances_must_match() -> None:
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
     cuts = []
-    for name, text in (("u1", "THE CAT"), ("u2", "A DOG RAN")):
-        supervision = SupervisionSegment(name, name, 0.0, 1.0, text=text, speaker="anna")
-        cuts.append(MonoCut(name, 0.0, 1.0, 0, supervisions=[supervision]))
+    for name, text, seconds in (("u1", "THE CAT", 1.0), ("u2", "A DOG RAN", 2.0)):
+        supervision = SupervisionSegment(name, name, 0.0, seconds, text=text, speaker="anna")
+        cuts.append(MonoCut(name, 0.0, seconds, 0, supervisions=[supervision]))
     write_cuts(cuts, tmp_path / "test.jsonl.gz")
     return tmp_path / "test.jsonl.gz"
 
@@ -141,7 +162,23 @@ def test_score_command(reference: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (stored["wer"], stored["words"], stored["utterances"]) == (20.0, 5, 2)
     assert stored["speakers"] == {"anna": 20.0}
     assert stored["cer"] == pytest.approx(100 / 16, abs=1e-3)
-    assert "u2  1 / 3" in (Path(good) / "alignments.txt").read_text()
+    assert [(row["from"], row["utterances"], row["wer"]) for row in stored["by_words"]] == [
+        (1.0, 2, 20.0)
+    ]
+    assert [(row["from"], row["below"], row["words"]) for row in stored["by_seconds"]] == [
+        (0.0, 2, 2),
+        (2, 5, 3),
+    ]
+    assert stored["confusions"]["substitutions"] == [["RAN", "RUN", 1]]
+    assert stored["normalisation"].startswith("none: ")
+    alignments = (Path(good) / "alignments.txt").read_text()
+    assert "u2  1 / 3" in alignments
+    assert alignments.endswith("\nconfusions\n     1 RAN -> RUN\n")
+    compared = json.loads((Path(good) / "comparison.json").read_text())
+    # Against nothing but deletions: 2 errors fewer in one segment, 0 in the other.
+    assert compared["mapsswe"]["segments"] == 2
+    assert compared["mapsswe"]["mean"] == -1.0
+    assert f"MAPSSWE p {compared['mapsswe']['p']:.3f} (z -1.00, 2 segments)" in second
     assert main(argv[:-2]) == 0
     assert capsys.readouterr().out.strip() == first + "  (already scored, skipped)"
     (Path(good) / "text").write_text("u1 THE CAT\nu2 A DOG RAN\n")

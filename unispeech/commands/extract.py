@@ -58,13 +58,7 @@ def run(args: argparse.Namespace) -> None:
     store = FrameStore(args.output, model.config.hop / 16000)
     for cut in cuts:
         reader = SampleReader(cut, args.resample, args.mono)
-        if reader.samples < model.config.receptive_field:
-            raise DataError(
-                f"recording {cut.id} is too short",
-                where=reader.path,
-                expected=f"at least {model.config.receptive_field} samples",
-                found=reader.samples,
-            )
+        reader.require(model.config.receptive_field)
         shape = _shape(args.layer, model, reader.samples)
         if (args.output / "states" / store.key(cut)).is_file():
             store.add(cut, shape)

@@ -1,21 +1,34 @@
 """Word or phone error rate of decoded sets, with alignments and a bootstrap interval.
 
 Reads `text` of every --hypothesis folder, writes `wer.json` (`per.json`, when phones were decoded)
-and `alignments.txt` beside it and prints one line. --compare gives the difference to another system
-on the same utterances, with its interval, and writes `comparison.json`.
+with rates by speaker and by length and the commonest confusions, and `alignments.txt`, beside it
+and prints one line. --compare gives the difference to another system on the same utterances, with
+its interval and the matched-pair test of NIST (MAPSSWE), and writes `comparison.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
-from unispeech.decode.results import read_json
+from unispeech.commands._scoring import read_text, result_file, stored_line, title, units
 from unispeech.errors import DataError, UsageError
+from unispeech.score import breakdown
+from unispeech.score.significance import MatchedPairs, mapsswe
 from unispeech.score.wer import WordErrors, cer, compare, format_alignments, format_line, wer
 from unispeech.storage import sha256, write_json, write_text
+
+# What this command does to texts; what the preparation did to transcripts is said by the recipe.
+NORMALISATION = "none: texts of the manifest as they are, split at blanks"
+
+
+class Truth(NamedTuple):
+    """What was said, by whom, and in how many seconds, by utterance."""
+
+    texts: dict[str, str]
+    speakers: dict[str, str]
+    seconds: dict[str, float]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-missing", action="store_true", help="count utterances without hypothesis as empty"
     )
+    parser.add_argument(
+        "--normalisation",
+        default=NORMALISATION,
+        metavar="TEXT",
+        help="how the recipe's transcripts were normalised; kept with the rate, applied to nothing",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -35,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if args.resamples < 1:
         raise UsageError("--resamples must be at least 1", found=args.resamples)
     folders = [Path(folder) for folder in args.hypothesis]
-    lines = [_stored(folder, _inputs(args, folder)) for folder in folders]
+    lines = [stored_line(folder, _inputs(args, folder)) for folder in folders]
     if all(lines) and not args.compare:
         for line in lines:
             print(f"{line}  (already scored, skipped)")
@@ -46,48 +65,40 @@ def run(args: argparse.Namespace) -> None:
 
     cuts = list(load_cuts(args.reference))
     speakers = {cut.id: speaker(cut) for cut in cuts if speaker(cut)}
+    seconds = {cut.id: float(cut.duration) for cut in cuts}
     for folder in folders:
-        units = _units(folder)
-        references = {cut.id: target(cut, units) for cut in cuts}
-        if not any(references.values()):
-            what = "phones" if units == "phones" else "a transcript"
+        kind = units(folder)
+        texts = {cut.id: target(cut, kind) for cut in cuts}
+        if not any(texts.values()):
+            what = "phones" if kind == "phones" else "a transcript"
             remedy = "score a set whose supervisions carry them"
             raise DataError(f"no utterance has {what}", where=args.reference, remedy=remedy)
-        _score(args, folder, references, speakers)
+        _score(args, folder, Truth(texts, speakers, seconds))
         if args.compare and folder.resolve() != Path(args.compare).resolve():
-            _compare(args, folder, Path(args.compare), references)
+            _compare(args, folder, Path(args.compare), texts)
 
 
-def _score(
-    args: argparse.Namespace, folder: Path, references: dict[str, str], speakers: dict[str, str]
-) -> None:
-    hypotheses = _read_text(folder)
+def _score(args: argparse.Namespace, folder: Path, truth: Truth) -> None:
+    hypotheses = read_text(folder)
     inputs = _inputs(args, folder)
-    done = _stored(folder, inputs)
+    done = stored_line(folder, inputs)
     if done:
         print(f"{done}  (already scored, skipped)")
         return
-    (folder / _result(folder)).unlink(missing_ok=True)
+    result_file(folder).unlink(missing_ok=True)
     settings = (args.resamples, args.seed, args.allow_missing)
-    words = wer(references, hypotheses, speakers, *settings)
-    write_text(folder / "alignments.txt", format_alignments(words))
-    if _units(folder) == "phones":
-        line = format_line(words, _name(folder), "PER")
-        found = words.summary("PER", "phones")
-    else:
-        line = format_line(words, _name(folder))
-        characters = cer(references, hypotheses, None, *settings)
-        found = {**words.summary(), "cer": characters.summary()["wer"]}
-    write_json(folder / _result(folder), {**found, "line": line, **inputs})
+    words = wer(truth.texts, hypotheses, truth.speakers, *settings)
+    names = ("PER", "phones") if units(folder) == "phones" else ("WER", "words")
+    line = format_line(words, title(folder), names[0])
+    found = {**words.summary(*names), **breakdown.summary(words, truth.seconds, *names)}
+    if names[0] == "WER":
+        letters = cer(truth.texts, hypotheses, None, *settings).summary("CER", "characters")
+        found |= {"cer": letters["cer"], "characters": letters["characters"]}
+        found |= {"cer_low": letters["low"], "cer_high": letters["high"]}
+    frequent = breakdown.format_confusions(breakdown.confusions(words))
+    write_text(folder / "alignments.txt", format_alignments(words) + "\nconfusions\n" + frequent)
+    write_json(result_file(folder), {**found, "line": line, **inputs})
     print(line)
-
-
-def _units(folder: Path) -> Literal["letters", "phones"]:
-    return "phones" if read_json(folder / "decode.json").get("units") == "phones" else "letters"
-
-
-def _result(folder: Path) -> str:
-    return "per.json" if _units(folder) == "phones" else "wer.json"
 
 
 def _inputs(args: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -100,6 +111,7 @@ def _inputs(args: argparse.Namespace, folder: Path) -> dict[str, object]:
         "allow_missing": args.allow_missing,
         "resamples": args.resamples,
         "seed": args.seed,
+        "normalisation": args.normalisation,
     }
 
 
@@ -107,43 +119,25 @@ def _compare(
     args: argparse.Namespace, folder: Path, other: Path, references: dict[str, str]
 ) -> None:
     def scored(place: Path) -> WordErrors:
-        text = _read_text(place)
+        text = read_text(place)
         return wer(references, text, resamples=0, allow_missing=args.allow_missing)
 
-    result = compare(scored(other), scored(folder), args.resamples, args.seed)
+    systems = (scored(other), scored(folder))
+    result, pairs = compare(*systems, args.resamples, args.seed), mapsswe(*systems)
     about = {"with": str(other), **result._asdict(), "resamples": args.resamples, "seed": args.seed}
-    write_json(folder / "comparison.json", about)
+    write_json(folder / "comparison.json", {**about, "mapsswe": pairs._asdict()})
+    both = title(folder), title(other)
+    if both[0] == both[1]:
+        both = title(folder, 3), title(other, 3)
     print(
-        f"{_name(folder)} - {_name(other)}: {result.difference:+.2f} points, "
+        f"{both[0]} - {both[1]}: {result.difference:+.2f} points, "
         f"95% [{result.low:+.2f}, {result.high:+.2f}], "
-        f"better in {100 * result.probability_of_improvement:.1f}% of draws"
+        f"better in {100 * result.probability_of_improvement:.1f}% of draws, {_test(pairs)}"
     )
 
 
-def _stored(folder: Path, inputs: dict[str, object]) -> str | None:
-    if not (folder / "alignments.txt").is_file():
-        return None
-    try:
-        done = json.loads((folder / _result(folder)).read_text(encoding="utf-8"))
-        return str(done["line"]) if all(done.get(k) == v for k, v in inputs.items()) else None
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None
-
-
-def _read_text(folder: Path) -> dict[str, str]:
-    path = folder / "text"
-    if not path.is_file():
-        raise DataError("no decoded text", where=path, remedy="run decode with this --output")
-    texts: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        name, _, words = line.partition(" ")
-        if not name or name in texts:
-            what = "the utterance is there twice" if name else "a line without utterance id"
-            raise DataError(what, where=f"{path}:{number}", remedy="run decode again")
-        texts[name] = words
-    return texts
-
-
-def _name(folder: Path) -> str:
-    """The set and the method of EXP/infer/<system>/<set>/<method>."""
-    return " ".join(folder.absolute().parts[-2:])
+def _test(pairs: MatchedPairs) -> str:
+    if pairs.p is None or pairs.z is None:
+        return f"MAPSSWE not defined ({pairs.segments} segments without spread)"
+    chance = f"p {pairs.p:.3f}" if pairs.p >= 0.001 else f"p {pairs.p:.1e}"
+    return f"MAPSSWE {chance} (z {pairs.z:+.2f}, {pairs.segments} segments)"

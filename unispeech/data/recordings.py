@@ -69,7 +69,8 @@ def _cut(path: Path, name: str) -> MonoCut:
 class SampleReader:
     """Samples of one cut from any position, mono at 16 kHz.
 
-    Recordings that need resampling are read whole.
+    Only what is asked for is read. Another rate is converted with scipy's polyphase filter over
+    blocks that overlap by its length, which gives the samples of the whole recording.
 
     Args:
         cut: what to read.
@@ -82,6 +83,7 @@ class SampleReader:
 
     def __init__(self, cut: MonoCut, resample: bool = False, mix_channels: bool = False) -> None:
         self.path = audio_file(cut)
+        self.id = cut.id
         self.where = f"utterance {cut.id}, {self.path}"
         if not self.path.is_file():
             raise DataError("no such audio file", where=self.where)
@@ -105,19 +107,42 @@ class SampleReader:
             )
         self._start = round(cut.start * self.rate)
         self._count = round(cut.duration * self.rate)
-        self._whole: FloatArray | None = None
-        if self.rate != SAMPLING_RATE:
-            divisor = math.gcd(self.rate, SAMPLING_RATE)
-            up, down = SAMPLING_RATE // divisor, self.rate // divisor
-            native = self._native(0, self._count)
-            self._whole = scipy.signal.resample_poly(native, up, down).astype(np.float32)
-        self.samples = self._count if self._whole is None else len(self._whole)
+        divisor = math.gcd(self.rate, SAMPLING_RATE)
+        self._up, self._down = SAMPLING_RATE // divisor, self.rate // divisor
+        # The low-pass that resample_poly designs by default, at the common rate.
+        factor = max(self._up, self._down)
+        self._half = 10 * factor
+        if factor > 1:
+            size = 2 * self._half + 1
+            self._filter = scipy.signal.firwin(size, 1 / factor, window=("kaiser", 5.0))
+        self.samples = -(-self._count * self._up // self._down)
+
+    def require(self, samples: int) -> None:
+        """Make sure that there are so many samples at 16 kHz.
+
+        Raises:
+            DataError: there are fewer.
+        """
+        if self.samples < samples:
+            raise DataError(
+                f"recording {self.id} is too short",
+                where=self.path,
+                expected=f"at least {samples} samples",
+                found=self.samples,
+            )
 
     def read(self, start: int, stop: int) -> FloatArray:
         """Samples `(stop - start,)` at 16 kHz."""
-        if self._whole is not None:
-            return self._whole[start:stop]
-        return self._native(start, stop)
+        if self._up == self._down:
+            return self._native(start, stop)
+        reach = self._half // self._up + 1
+        # A multiple of `down`, so that the block begins on a sample of 16 kHz.
+        first = max(0, start * self._down // self._up - reach) // self._down * self._down
+        last = min(self._count, stop * self._down // self._up + reach + 1)
+        native = self._native(first, last)
+        block = scipy.signal.resample_poly(native, self._up, self._down, window=self._filter)
+        skipped = first // self._down * self._up
+        return np.asarray(block[start - skipped : stop - skipped], dtype=np.float32)
 
     def _native(self, start: int, stop: int) -> FloatArray:
         with self._open() as file:

@@ -141,6 +141,8 @@ def _conditions(
     conditions.update(decoding_settings(one.decode))
     conditions["utterances"] = int(one.wer.get("utterances", 0))
     conditions[one.counted] = int(one.wer.get(one.counted, 0))
+    if "normalisation" in one.wer:
+        conditions["normalisation"] = str(one.wer["normalisation"])
     if row:
         conditions[PAPER_ROW] = row.label
     return conditions

@@ -170,11 +170,20 @@ def edit_distance(reference: Sequence[Any], hypothesis: Sequence[Any]) -> int:
     return int(_kaldialign().edit_distance(list(reference), list(hypothesis))["total"])
 
 
-def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Pair]:
-    """Cheapest alignment of two sequences with costs of 1; None where one has no counterpart."""
+def align(
+    reference: Sequence[str], hypothesis: Sequence[str], nist_costs: bool = False
+) -> list[Pair]:
+    """Cheapest alignment of two sequences; None where one has no counterpart.
+
+    Args:
+        reference: what should be there.
+        hypothesis: what is there.
+        nist_costs: sclite's costs, insertion and deletion 3, substitution 4, instead of 1 each.
+    """
     # The marker of a missing word must not be a word.
     missing = "\0"
-    pairs = _kaldialign().align(list(reference), list(hypothesis), missing)
+    words = (list(reference), list(hypothesis))
+    pairs = _kaldialign().align(*words, missing, sclite_mode=nist_costs)
     return [(a if a != missing else None, b if b != missing else None) for a, b in pairs]
 
 
