@@ -58,7 +58,7 @@ class Phonemiser:
     def __init__(self, folder: Path, jobs: int) -> None:
         self.folder = folder
         self.jobs = jobs
-        self.origin = {**SETTINGS, **_versions()}
+        self.origin = {**SETTINGS, **versions()}
 
     def __call__(self, code: str, texts: Iterable[str]) -> dict[str, str]:
         """Phones, separated by blanks, of sentences of a language; "" where there are none."""
@@ -176,7 +176,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of the packages that phones depend on.
+
+    Raises:
+        DependencyError: one is missing.
+    """
     try:
         return {name: version(name) for name in ("phonemizer", "espeakng-loader")}
     except PackageNotFoundError as error:

@@ -56,16 +56,16 @@ def find_corpus(corpora: Path) -> Path:
 
 
 def parse_sets(texts: Iterable[str]) -> dict[str, list[str]]:
-    """`NAME=part+part` options as a dictionary.
+    """`NAME=part+part` options as a dictionary; `part` alone is a set of that name.
 
     Raises:
         UsageError: an option does not look like that, or names a set twice.
     """
     sets: dict[str, list[str]] = {}
     for text in texts:
-        name, _, value = text.partition("=")
-        parts = value.split("+")
-        if not name or not all(parts) or name in sets:
+        name, separator, value = text.partition("=")
+        parts = (value if separator else name).split("+")
+        if not all(parts) or name in ("", *sets):
             raise UsageError(f"--sets {text}", expected="NAME=part+part, each NAME once")
         sets[name] = [own for part in parts for own in LARGE_BUDGETS.get(part, (part,))]
     return sets

@@ -141,7 +141,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "storage": (BASE, set()),
     "models": (BASE | {"losses"}, {"safetensors"}),
     "losses": (BASE, set()),
-    "data": (BASE, {"lhotse", "scipy", "sklearn", "soundfile", "tqdm"}),
+    "data": (BASE, {"lhotse", "scipy", "sentencepiece", "sklearn", "soundfile", "tqdm"}),
     "decode": (
         BASE | {"models", "losses", "data"},
         {"k2", "kaldifst", "kaldi_decoder", "kaldilm", "tqdm"},
@@ -167,6 +167,7 @@ ONLY_IN = {
     "matplotlib": r"unispeech/report/.*",
     "jinja2": r"unispeech/report/.*",
     "transformers": r"(unispeech/hub|tests)/.*",
+    "sentencepiece": r"(unispeech/data/tokens|local/units)\.py",
 }
 ONE_MODULE = ("kaldifst", "kaldi_decoder", "k2", "kaldilm")
 

@@ -8,8 +8,9 @@ import pydantic
 
 from unispeech.config import Config
 
-Units = Literal["letters", "phones"]
-"""What tokens are: letters of the transcripts, or phones of the field `phones`."""
+Units = Literal["letters", "bpe", "phones"]
+"""What tokens are: letters of the transcripts, sentencepiece's pieces of their words, or phones of
+the field `phones`."""
 
 Speeds = Annotated[
     tuple[Annotated[float, pydantic.Field(ge=0.5, le=2)], ...], pydantic.Field(min_length=1)
