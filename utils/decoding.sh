@@ -10,8 +10,8 @@
 #                       rescored, n-best lists of the last of these rescored with the Transformer
 #   decoded SET SYSTEM...   sets `texts`, the folders that these have been written to
 #
-# Scales are found on the dev set, which therefore comes first. They read conf, exp, data, dev,
-# lang, backend, train and the overrides.
+# A recipe that decodes greedily only sets methods=(greedy) itself. Scales are found on the dev set,
+# which therefore comes first. They read conf, exp, data, dev, lang, backend, train, the overrides.
 # shellcheck disable=SC2034,SC2154
 
 plan_decoding() {
@@ -31,7 +31,6 @@ train_lm() { # <text> <text of the dev set>
 
 decode_set() { # <model> <system> <set>
   local _file _from=graph _method _tune out=$exp/infer/$2/$3
-  _file=$(first_of "$conf/decode.yaml" conf/wavlm_base/decode.yaml)
   run python -m unispeech emit --model "$1" --output "$out" "$data/$3.jsonl.gz"
   for _method in "${methods[@]}"; do
     case $_method in
@@ -40,7 +39,7 @@ decode_set() { # <model> <system> <set>
         _scales "$3" rescored --tune-nbest "$out/$_from"
         run python -m unispeech rescore --nbest "$out/$_from" --lm transformer="$_lm" --output "$out/rescored" "${_tune[@]}" ;;
       *)
-        _from=$_method
+        _from=$_method _file=$(first_of "$conf/decode.yaml" conf/wavlm_base/decode.yaml)
         _scales "$3" "$_method" --tune-emissions "$out"
         if [[ $_method == graph_4gram ]]; then _tune+=(--rescore-arpa "$_larger"); fi
         run python -m unispeech decode --method graph --emissions "$out" --output "$out/$_method" --lang "$lang" \
