@@ -147,6 +147,31 @@ def test_perfect_emissions_give_the_words(
     assert '"wer": 0.0' in (graph / "wer.json").read_text()
 
 
+def test_pieces_from_manifest_to_word_error_rate(
+    corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through fine-tuning, emissions, both decodings and scoring."""
+    lang, init, model = (tmp_path / name for name in ("lang", "init", "model"))
+    more = ["--units", "bpe", "--pieces", "6"]
+    assert make_lang(corpus.train, lang, *more, monkeypatch=monkeypatch) == 0
+    few = ["train.updates=1", "train.validate_every=1"]
+    pretrain = ["pretrain", "--config", str(corpus.pretrain), "--output", str(init)]
+    assert main([*pretrain, *corpus.overrides(), *few]) == 0
+    finetune = ["finetune", "--config", str(corpus.finetune), "--output", str(model)]
+    overrides = [*corpus.ctc_overrides(init), f"data.tokens={lang}/tokens.txt", "data.units=bpe"]
+    assert main([*finetune, *overrides, *few]) == 0
+    assert "wer" in (model / "metrics.jsonl").read_text().splitlines()[-1]
+    out = tmp_path / "out"
+    assert main(["emit", "--model", str(model), "--output", str(out), str(corpus.valid)]) == 0
+    assert EmissionReader(out).units == "bpe"
+    for method, options in (("greedy", []), ("graph", ["--lang", str(lang), "--backend", "kaldi"])):
+        decode = ["decode", "--emissions", str(out), "--method", method, *options]
+        assert main([*decode, "--output", str(out / method)]) == 0
+        score = ["score", "--reference", str(corpus.valid), "--hypothesis", str(out / method)]
+        assert main(score) == 0
+        assert (out / method / "wer.json").is_file()
+
+
 def test_every_pronunciation_is_a_path(langs: dict[str, Path], tmp_path: Path) -> None:
     lang = langs["phones"]
     tokenizer = Tokenizer(lang / "tokens.txt", "phones")
