@@ -70,6 +70,11 @@ def check_language(code: str) -> str:
     return code
 
 
+def target_prefix(code: str, targets: Sequence[str]) -> str:
+    """What the names of a target language's sets begin with: nothing where it is the only one."""
+    return f"{code}_" if len(targets) > 1 else ""
+
+
 def find_language(corpora: Path, code: str) -> Path:
     """The folder of a language, `CORPORA/<code>` or `CORPORA/cv-corpus-*/<code>`.
 

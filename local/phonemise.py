@@ -4,13 +4,15 @@ Reads the manifests of prepare_commonvoice.py and writes each again to OUTPUT, w
 an utterance, separated by blanks, in the field `phones` of its supervision. Writes
 
   LANG/source/tokens.txt     phones of the source languages, for pre-training
-  LANG/target/tokens.txt     phones of the target language, for fine-tuning
+  LANG/target/tokens.txt     phones of the target language, for fine-tuning; of several ones
+                             LANG/target_<language>/tokens.txt, or with --together one of all
   LANG/phones/LANGUAGE.json  the phones of every sentence seen so far
 
 Phones are those of espeak-ng through phonemizer, without stress, with the settings that give the
 phone transcripts which UniSpeech published. Word boundaries are no tokens: the vocabularies and
-the phone lists of that release have none, and its phone error rates count none. Of several source
-languages, `separate` keeps phones apart by language (`en:a`, `fr:a`) and `shared` merges them.
+the phone lists of that release have none, and its phone error rates count none. Of several
+languages that one model learns, `separate` keeps phones apart by language (`en:a`, `fr:a`), and
+`shared` merges them.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from commonvoice import LANGUAGES, check_language
+from commonvoice import LANGUAGES, check_language, target_prefix
 from espeak import find_library
 from lhotse import MonoCut
 from sets import fingerprint, finished, write_sets
@@ -58,7 +60,7 @@ class Phonemiser:
     def __init__(self, folder: Path, jobs: int) -> None:
         self.folder = folder
         self.jobs = jobs
-        self.origin = {**SETTINGS, **_versions()}
+        self.origin = {**SETTINGS, **versions()}
 
     def __call__(self, code: str, texts: Iterable[str]) -> dict[str, str]:
         """Phones, separated by blanks, of sentences of a language; "" where there are none."""
@@ -122,41 +124,58 @@ def write_tokens(file: Path, sets: Iterable[Sequence[MonoCut]]) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options and write manifests and vocabularies."""
     args = _arguments(argv)
-    sources = list(dict.fromkeys(map(check_language, args.source)))
-    check_language(args.target)
+    sources, targets = (
+        list(dict.fromkeys(map(check_language, codes))) for codes in (args.source, args.target)
+    )
     if args.jobs < 1:
         raise UsageError("--jobs must be at least 1", found=args.jobs)
-    source_sets = [f"{code}-{part}" for code in sources for part in ("train", "dev")]
-    files = {n: args.manifests / f"{n}.jsonl.gz" for n in (*source_sets, "pretrain", *TARGET_SETS)}
+    source_sets = {f"{code}-{part}": code for code in sources for part in ("train", "dev")}
+    target_sets = {
+        f"{target_prefix(code, targets)}{part}": code for code in targets for part in TARGET_SETS
+    }
+    audio = [f"{target_prefix(code, targets)}pretrain" for code in targets]
+    files = {n: args.manifests / f"{n}.jsonl.gz" for n in (*source_sets, *audio, *target_sets)}
     for file in files.values():
         if not file.is_file():
             remedy = "run the stage that prepares the manifests, for the same languages"
             raise DataError("no such manifest", where=file, remedy=remedy)
     phonemise = Phonemiser(args.lang / "phones", args.jobs)
     hashes = {name: sha256(file) for name, file in files.items()}
-    settings = [hashes, sources, args.target, args.vocabulary, phonemise.origin]
-    inputs = fingerprint(settings, [])
-    tokens = {name: args.lang / name / "tokens.txt" for name in ("source", "target")}
+    named = args.target[0] if len(targets) == 1 else [targets, args.together]
+    inputs = fingerprint([hashes, sources, named, args.vocabulary, phonemise.origin], [])
+    tables = vocabularies(source_sets, target_sets, args.together)
+    tokens = {name: args.lang / name / "tokens.txt" for name in tables}
     if finished(args.output, inputs) and all(file.is_file() for file in tokens.values()):
         print(f"{args.output}: phones of the same manifests are there, skipped")
         return
     sets = {name: read_manifest(file) for name, file in files.items()}
     dropped = []
-    for name, cuts in sets.items():
-        if name == "pretrain":
-            continue
-        code = name.split("-")[0] if name in source_sets else args.target
-        is_apart = name in source_sets and args.vocabulary == "separate" and len(sources) > 1
-        phones = phonemise(code, map(transcript, cuts))
-        sets[name] = add_phones(cuts, phones, f"{code}:" if is_apart else "")
-        kept = {cut.id for cut in sets[name]}
-        dropped += [f"{code}\t{cut.id}\tno phones\n" for cut in cuts if cut.id not in kept]
+    for own in tables.values():
+        is_apart = args.vocabulary == "separate" and len(set(own.values())) > 1
+        for name, code in own.items():
+            cuts = sets[name]
+            phones = phonemise(code, map(transcript, cuts))
+            sets[name] = add_phones(cuts, phones, f"{code}:" if is_apart else "")
+            kept = {cut.id for cut in sets[name]}
+            dropped += [f"{code}\t{cut.id}\tno phones\n" for cut in cuts if cut.id not in kept]
     write_text(args.output / "dropped.tsv", "".join(["language\tclip\treason\n", *dropped]))
-    for name, own in (("source", source_sets), ("target", TARGET_SETS)):
+    for name, own in tables.items():
         # A phone that only dev or test has must be a token as well: it counts in the error rate.
         count = write_tokens(tokens[name], (sets[n] for n in own))
         print(f"{tokens[name]}: {count} tokens")
     write_sets(args.output, sets, inputs)
+
+
+def vocabularies(
+    sources: Mapping[str, str], targets: Mapping[str, str], together: bool
+) -> dict[str, dict[str, str]]:
+    """The sets, with their languages, that each table of tokens is for."""
+    codes = dict.fromkeys(targets.values())
+    found = {"source": dict(sources)}
+    if together or len(codes) == 1:
+        return {**found, "target": dict(targets)}
+    apart = {f"target_{c}": {n: own for n, own in targets.items() if own == c} for c in codes}
+    return found | apart
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -170,13 +189,19 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="EXP/data")
     parser.add_argument("--lang", type=Path, required=True, help="EXP/lang")
     parser.add_argument("--source", nargs="+", required=True, metavar="LANGUAGE")
-    parser.add_argument("--target", required=True, metavar="LANGUAGE")
+    parser.add_argument("--target", nargs="+", required=True, metavar="LANGUAGE")
+    parser.add_argument("--together", action="store_true", help="one model for all targets")
     parser.add_argument("--vocabulary", choices=["separate", "shared"], default="separate")
     parser.add_argument("--jobs", type=int, default=2, help="processes, for many sentences")
     return parser.parse_args(argv)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of the packages that phones depend on.
+
+    Raises:
+        DependencyError: one is missing.
+    """
     try:
         return {name: version(name) for name in ("phonemizer", "espeakng-loader")}
     except PackageNotFoundError as error:

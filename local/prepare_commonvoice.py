@@ -8,6 +8,8 @@ may share; what is dropped is listed with its reason in OUTPUT/dropped.tsv. Writ
   OUTPUT/pretrain.jsonl.gz     audio of the target language, without transcripts
   OUTPUT/{train,dev,test}.jsonl.gz     transcribed speech of the target language, few hours
 
+and of several target languages OUTPUT/<target>_{pretrain,train,dev,test}.jsonl.gz.
+
 Nobody who speaks in a dev or test set speaks in another set. The few hours are those of the
 published lists in SPLITS/<target> (train*, val* or dev*, test*), or, without --splits, drawn from
 train.tsv, dev.tsv and test.tsv, many speakers before many clips of one.
@@ -32,6 +34,7 @@ from commonvoice import (
     find_lists,
     read_list,
     read_table,
+    target_prefix,
     wrong_text,
 )
 from lhotse import MonoCut
@@ -138,27 +141,28 @@ def split(
 def make_sets(
     corpora: Mapping[str, Corpus],
     sources: Sequence[str],
-    target: str,
-    lists: Mapping[str, Path],
+    targets: Sequence[str],
+    lists: Mapping[str, Mapping[str, Path]],
     hours: Sequence[float],
 ) -> dict[str, list[MonoCut]]:
-    """All sets by name."""
-    few = split(corpora[target], lists, hours)
+    """All sets by name; `lists` are those of each target."""
     sets = {}
-    for code in dict.fromkeys([*sources, target]):
+    for code in dict.fromkeys([*sources, *targets]):
         corpus, tables = corpora[code], corpora[code].tables
         held_out = [tables["dev"], tables["test"]]
-        if code == target:
+        few = split(corpus, lists[code], hours) if code in targets else {}
+        if few:
             held_out += [few["dev"], few["test"]]
         known = {clip.name: clip for name in ("validated", "train") for clip in tables[name]}
         rest = _others(known.values(), held_out)
         if code in sources:
-            dev = _others(tables["dev"], [few["test"], few["train"]] if code == target else [])
+            dev = _others(tables["dev"], [few["test"], few["train"]] if few else [])
             sets[f"{code}-train"] = corpus.cuts(rest)
             sets[f"{code}-dev"] = corpus.cuts(corpus.draw(dev, hours[1]))
-        if code == target:
-            sets["pretrain"] = corpus.cuts(rest, transcribed=False)
-            sets |= {name: corpus.cuts(clips) for name, clips in few.items()}
+        if few:
+            before = target_prefix(code, targets)
+            sets[f"{before}pretrain"] = corpus.cuts(rest, transcribed=False)
+            sets |= {f"{before}{name}": corpus.cuts(clips) for name, clips in few.items()}
     return sets
 
 
@@ -179,7 +183,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _arguments(argv)
     check_given(args.corpora)
     sources = list(dict.fromkeys(map(check_language, args.source)))
-    codes = list(dict.fromkeys([*sources, check_language(args.target)]))
+    targets = list(dict.fromkeys(map(check_language, args.target)))
+    codes = list(dict.fromkeys([*sources, *targets]))
     limits = (args.min_seconds, args.max_seconds)
     if args.jobs < 1 or not 0 <= limits[0] < limits[1] or min(args.hours) <= 0:
         raise UsageError(
@@ -187,23 +192,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             expected="--jobs and --hours above 0, 0 <= --min-seconds < --max-seconds",
         )
     folders = {code: find_language(args.corpora, code) for code in codes}
-    lists = find_lists(args.splits, args.target) if args.splits else {}
+    lists = {code: find_lists(args.splits, code) if args.splits else {} for code in targets}
     if args.check:
         print(f"{args.corpora}: has {', '.join(codes)}")
         return
-    settings = [sources, args.target, limits, args.hours, str(args.audio)]
+    named = args.target[0] if len(targets) == 1 else targets
+    settings = [sources, named, limits, args.hours, str(args.audio)]
     tables = [folders[code] / f"{name}.tsv" for code in codes for name in TABLES]
     inputs = fingerprint(
         settings,
         [folders[code] / "clips" for code in codes],
-        [*(table for table in tables if table.is_file()), *lists.values()],
+        [
+            *(table for table in tables if table.is_file()),
+            *(file for own in lists.values() for file in own.values()),
+        ],
     )
     decoded = all((args.audio / code).is_dir() for code in codes)
     if decoded and finished(args.output, inputs):
         print(f"{args.output}: manifests of the same inputs are there, skipped")
         return
     corpora = {c: Corpus(c, folders[c], args.audio, limits, args.jobs) for c in codes}
-    sets = make_sets(corpora, sources, args.target, lists, args.hours)
+    sets = make_sets(corpora, sources, targets, lists, args.hours)
     report(args.output, corpora)
     write_sets(args.output, sets, inputs)
 
@@ -219,7 +228,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--audio", type=Path, required=True, help="folder of the decoded clips")
     parser.add_argument("--output", type=Path, required=True, help="folder of the manifests")
     parser.add_argument("--source", nargs="+", required=True, metavar="LANGUAGE")
-    parser.add_argument("--target", required=True, metavar="LANGUAGE")
+    parser.add_argument("--target", nargs="+", required=True, metavar="LANGUAGE")
     parser.add_argument("--splits", type=Path, metavar="DIR", help="published lists of clips")
     parser.add_argument(
         "--hours",

@@ -1,7 +1,9 @@
 """Make a language folder: tokens, words, lexicon, n-gram model and decoding graph.
 
-Letters and words come from the transcripts of --text; an official ARPA file or lexicon replaces
-what would be made from them. Prints sizes, and with --dev perplexity and out-of-vocabulary rate.
+Tokens and words come from the transcripts of --text; an official ARPA file or lexicon replaces
+what would be made from them. Tokens are letters; with --units bpe the pieces that sentencepiece
+learns from the text; with --units phones those of --lexicon, such as LibriSpeech's, or of
+espeak-ng. Prints sizes, and with --dev perplexity and out-of-vocabulary rate.
 """
 
 from __future__ import annotations
@@ -13,7 +15,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from units import (
+    Lexicon,
+    phone_tokens,
+    pronounce,
+    read_pronunciations,
+    spell_by_pieces,
+    train_pieces,
+)
+
 from unispeech.__main__ import Parser, guard
+from unispeech.data.tokens import PIECES
 from unispeech.decode.arpa_reader import BOS, EOS, UNK, Header, copy_arpa, ngrams_of, read_header
 from unispeech.decode.graph import (
     BACKOFF,
@@ -35,15 +47,17 @@ CODE_VERSION = 1
 LARGE_TEXT = 2_000_000
 
 RESERVED = {EPSILON, BACKOFF, BOS, EOS, UNK}
-
-Lexicon = list[tuple[str, tuple[str, ...]]]
+# An n-gram model of another order, for rescoring.
+LARGER = "rescore.arpa"
 
 
 def main() -> None:
     """Make the folder, or say that it is there."""
     args = _parser().parse_args()
-    if args.order < 1:
+    if args.order < 1 or args.rescore_order < 0:
         raise UsageError("--order must be at least 1", found=args.order)
+    if args.units == "bpe" and args.lexicon:
+        raise UsageError("--lexicon goes with --units letters or phones")
     output = Path(args.output)
     inputs = _fingerprint(args)
     done = read_json(output / "lang.json")
@@ -56,12 +70,15 @@ def main() -> None:
     letters = sorted({letter for words in sentences for word in words for letter in word})
     _check_text(sentences, letters, args.text)
     model = make_model(args, sentences, output / "lm.arpa")
-    lexicon = read_lexicon(args.lexicon) if args.lexicon else spell(model, args, letters)
-    tokens = [BLANK, BOUNDARY, *letters] if not args.lexicon else _lexicon_tokens(lexicon, letters)
+    if args.rescore_order:
+        changed = {"order": args.rescore_order, "arpa": None}
+        make_model(argparse.Namespace(**vars(args) | changed), sentences, output / LARGER)
+    tokens, lexicon = make_units(args, sentences, model, letters)
     write_tables(output, tokens, lexicon)
     build_graph(output)
     about = report(args, output, tokens, lexicon, model)
-    files = {name: sha256(output / name) for name in INPUTS}
+    extra = [PIECES] * (args.units == "bpe") + [LARGER] * bool(args.rescore_order)
+    files = {name: sha256(output / name) for name in (*INPUTS, *extra)}
     write_json(output / "lang.json", {"inputs": inputs, "sha256": files, **about})
 
 
@@ -111,6 +128,35 @@ def make_model(args: argparse.Namespace, sentences: list[list[str]], path: Path)
     else:
         write_arpa(estimate(sentences, args.order, extra), path)
     return read_header(path)
+
+
+def make_units(
+    args: argparse.Namespace,
+    sentences: list[list[str]],
+    model: Header,
+    letters: list[str],
+) -> tuple[list[str], Lexicon]:
+    """The tokens, and how they spell the words of the language model.
+
+    Raises:
+        DataError: no word can be spelled, or the lexicon is wrong.
+        DependencyError: espeak-ng is needed and missing.
+    """
+    if args.units == "bpe":
+        path = Path(args.output) / PIECES
+        pieces = train_pieces(sentences, args.pieces, path)
+        return [BLANK, *pieces], spell_by_pieces((w for w, _ in spell(model, args, letters)), path)
+    if args.units == "phones":
+        if args.lexicon:
+            lexicon = read_pronunciations(args.lexicon, args.keep_stress)
+        else:
+            said = {word for words in sentences for word in words}
+            lexicon = pronounce(said.union(model.vocabulary) - RESERVED, args.language)
+        return phone_tokens(lexicon), lexicon
+    if args.lexicon:
+        lexicon = read_lexicon(args.lexicon)
+        return _lexicon_tokens(lexicon, letters), lexicon
+    return [BLANK, BOUNDARY, *letters], spell(model, args, letters)
 
 
 def spell(model: Header, args: argparse.Namespace, letters: Iterable[str]) -> Lexicon:
@@ -181,7 +227,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="prepare_lang.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--text", required=True, metavar="CUTS", help="transcribed manifest")
     parser.add_argument("--output", required=True, metavar="DIR")
+    parser.add_argument("--units", choices=["letters", "bpe", "phones"], default="letters")
+    parser.add_argument("--pieces", type=int, default=1000, help="with --units bpe (1000)")
+    parser.add_argument(
+        "--language", default="en", help="whose phones espeak-ng says, without --lexicon (en)"
+    )
+    parser.add_argument(
+        "--keep-stress", action="store_true", help="tell AH0, AH1 and AH2 of a lexicon apart"
+    )
     parser.add_argument("--order", type=int, default=3, help="of the n-gram model (3)")
+    parser.add_argument(
+        "--rescore-order", type=int, default=0, metavar="N", help=f"also estimate {LARGER}"
+    )
     parser.add_argument("--arpa", metavar="FILE", help="use this model as it is")
     parser.add_argument("--lexicon", metavar="FILE", help="use these spellings as they are")
     parser.add_argument("--extra-words", metavar="FILE", help="words the text may lack")
@@ -203,12 +260,26 @@ def _fingerprint(args: argparse.Namespace) -> str:
             option = "--" + name.replace("_", "-")
             raise DataError("no such file", where=path, remedy=f"give an existing file to {option}")
         files[name] = sha256(path) if path else None
-    return fingerprint([CODE_VERSION, args.order, files])
+    settings: list[Any] = [CODE_VERSION, args.order, files]
+    if args.units != "letters" or args.rescore_order:
+        # Only here: folders that were made before there were other units stay valid.
+        settings += [args.units, args.rescore_order]
+    if args.units == "bpe":
+        settings.append(args.pieces)
+    if args.units == "phones" and not args.lexicon:
+        # Imported only here: it loads lhotse.
+        from phonemise import versions
+
+        settings += [args.language, versions()]
+    elif args.units == "phones":
+        settings += [args.keep_stress]
+    return fingerprint(settings)
 
 
 def _is_whole(output: Path, done: dict[str, Any]) -> bool:
     hashes = done.get("sha256", {})
-    return all((output / n).is_file() and sha256(output / n) == hashes.get(n) for n in INPUTS)
+    names = {*INPUTS, *hashes}
+    return all((output / n).is_file() and sha256(output / n) == hashes.get(n) for n in names)
 
 
 def _check_text(sentences: list[list[str]], letters: list[str], path: str) -> None:

@@ -5,6 +5,9 @@ https://github.com/facebookresearch/libri-light, each PART/SPEAKER/BOOK/*.flac w
 every file. Chapters are cut at the pauses that the file's `voice_activity` lists; where there is no
 .json they are cut into equal pieces.
 
+With --limited, CORPORA holds `librispeech_finetuning` instead, and the transcribed 10 minutes,
+1 hour or 10 hours of it are written, uncut.
+
 Recordings, ids and speakers are those of lhotse's recipe. That recipe keeps every segment of a
 part in memory and wants all three parts, so files are read here one at a time.
 """
@@ -19,6 +22,7 @@ from pathlib import Path
 
 from lhotse import MonoCut
 from lhotse.recipes.librilight import LIBRILIGHT, LIBRILIGHT_URL
+from limited import BUDGETS, check_limited, find_limited, read_limited
 from sets import (
     add_long_options,
     check_given,
@@ -30,6 +34,7 @@ from sets import (
     make_recording,
     pieces,
     write_long_set,
+    write_sets,
 )
 
 from unispeech.__main__ import Parser, guard
@@ -91,6 +96,16 @@ def read_part(corpus: Path, part: str, shortest: float, longest: float) -> Itera
                 number += 1
 
 
+def prepare_limited(args: argparse.Namespace) -> None:
+    """Write the manifest of one budget of limited supervision."""
+    folder = find_limited(args.corpora)
+    inputs = fingerprint([args.name, args.limited], check_limited(folder, args.limited))
+    if finished(args.output, inputs):
+        print(f"{args.output}: a manifest of the same inputs is there, skipped")
+        return
+    write_sets(args.output, {args.name: read_limited(folder, args.limited)}, inputs)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options and write the manifest."""
     parser = Parser(
@@ -101,8 +116,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add_long_options(parser, "librilight")
     parser.add_argument("--parts", nargs="+", default=list(LIBRILIGHT), help="default: all three")
+    parser.add_argument(
+        "--limited", choices=list(BUDGETS), help="write this budget of transcribed speech instead"
+    )
     args = parser.parse_args(argv)
     check_given(args.corpora)
+    if args.limited:
+        prepare_limited(args)
+        return
     check_lengths(args)
     corpus = args.corpora.resolve()
     check_parts(corpus, args.parts)

@@ -5,7 +5,9 @@ a few speakers of a part are enough. A set is one or several parts:
 
   --sets pretrain=train-clean-100+train-other-500 train=train-clean-100 dev=dev-clean
 
-writes OUTPUT/pretrain.jsonl.gz, OUTPUT/train.jsonl.gz and OUTPUT/dev.jsonl.gz.
+writes OUTPUT/pretrain.jsonl.gz, OUTPUT/train.jsonl.gz and OUTPUT/dev.jsonl.gz. A budget is a part
+too: 10min (or 10min-0 to 10min-5), 1h and 10h are Libri-Light's limited supervision, the folder
+`librispeech_finetuning` beside LibriSpeech; 100h is train-clean-100, 960h all training parts.
 """
 
 from __future__ import annotations
@@ -20,12 +22,16 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 from lhotse import MonoCut
 from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, prepare_librispeech
+from limited import BUDGETS, check_limited, find_limited, read_limited
 from sets import check_given, fingerprint, finished, make_cut, make_recording, write_sets
 
 from unispeech.__main__ import Parser, guard
 from unispeech.errors import DataError, DataProblems, UsageError, nearest
 
 LANGUAGE = "English"
+TRAIN = ("train-clean-100", "train-clean-360", "train-other-500")
+# What fine-tuning budgets above Libri-Light's are made of.
+LARGE_BUDGETS = {"100h": TRAIN[:1], "960h": TRAIN}
 # Problems that are printed for a part; a whole part without transcripts has thousands.
 SHOWN = 20
 
@@ -50,18 +56,18 @@ def find_corpus(corpora: Path) -> Path:
 
 
 def parse_sets(texts: Iterable[str]) -> dict[str, list[str]]:
-    """`NAME=part+part` options as a dictionary.
+    """`NAME=part+part` options as a dictionary; `part` alone is a set of that name.
 
     Raises:
         UsageError: an option does not look like that, or names a set twice.
     """
     sets: dict[str, list[str]] = {}
     for text in texts:
-        name, _, value = text.partition("=")
-        parts = value.split("+")
-        if not name or not all(parts) or name in sets:
+        name, separator, value = text.partition("=")
+        parts = (value if separator else name).split("+")
+        if not all(parts) or name in ("", *sets):
             raise UsageError(f"--sets {text}", expected="NAME=part+part, each NAME once")
-        sets[name] = parts
+        sets[name] = [own for part in parts for own in LARGE_BUDGETS.get(part, (part,))]
     return sets
 
 
@@ -71,7 +77,7 @@ def check_parts(corpus: Path, parts: Iterable[str]) -> None:
     for part in parts:
         if part in here:
             continue
-        known = {*LIBRISPEECH, *MINI_LIBRISPEECH}
+        known = {*LIBRISPEECH, *MINI_LIBRISPEECH, *BUDGETS}
         page = 31 if part in MINI_LIBRISPEECH else 12
         remedy = f"download {part}.tar.gz from http://www.openslr.org/{page} and unpack it there"
         if part not in known:
@@ -79,6 +85,19 @@ def check_parts(corpus: Path, parts: Iterable[str]) -> None:
         raise DataError(
             f"part {part} is missing", where=corpus, found=", ".join(here), remedy=remedy
         )
+
+
+def find_folders(corpus: Path, corpora: Path, parts: Iterable[str]) -> dict[str, list[Path]]:
+    """The folders of every part: of LibriSpeech one, of a budget of Libri-Light several.
+
+    Raises:
+        DataError: a part is missing; says what to download.
+    """
+    budgets = [part for part in parts if part in BUDGETS]
+    others = [part for part in parts if part not in BUDGETS]
+    check_parts(corpus, others)
+    found = {part: [corpus / part] for part in others}
+    return found | {part: check_limited(find_limited(corpora), part) for part in budgets}
 
 
 def check_transcripts(folder: Path) -> None:
@@ -161,12 +180,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UsageError(f"--untranscribed {name} is not in --sets{nearest(name, sets)}")
     corpus = find_corpus(args.corpora)
     parts = sorted({part for own in sets.values() for part in own})
-    check_parts(corpus, parts)
+    folders = find_folders(corpus, args.corpora, parts)
     if args.check:
         print(f"{corpus}: has {', '.join(parts)}")
         return
     settings = {"sets": sets, "untranscribed": sorted(args.untranscribed)}
-    inputs = fingerprint(settings, [corpus / part for part in parts])
+    inputs = fingerprint(settings, [folder for own in folders.values() for folder in own])
     if finished(args.output, inputs):
         print(f"{args.output}: manifests of the same inputs are there, skipped")
         return
@@ -174,7 +193,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, own in sets.items():
         for part in own:
             key = (part, name not in args.untranscribed)
-            if key not in read:
+            if key not in read and part in BUDGETS:
+                read[key] = read_limited(find_limited(args.corpora), part)
+            elif key not in read:
                 read[key] = read_part(corpus / part, key[1], args.jobs)
     cuts = {
         name: [cut for part in own for cut in read[part, name not in args.untranscribed]]

@@ -46,7 +46,7 @@ def test_shipped_schedules(repo) -> None:
     conf = repo / "egs/librispeech/conf"
     base = load(PretrainConfig, [conf / "wavlm_base/pretrain.yaml"])
     assert learning_rate(base.optim, 216000, base.train.updates) == pytest.approx(2.5e-4)
-    tuned = load(FinetuneConfig, [conf / "wavlm_base/finetune.yaml"])
+    tuned = load(FinetuneConfig, [conf / "finetune/base_100h.yaml"])
     assert learning_rate(tuned.optim, 60000, tuned.train.updates) == pytest.approx(6.708204e-6)
     large = load(PretrainConfig, [conf / "wavlm_large/pretrain.yaml"])
     assert learning_rate(large.optim, 32000, large.train.updates) == pytest.approx(1.5e-3)

@@ -130,6 +130,42 @@ def test_one_source_needs_no_tags(manifests) -> None:
     assert said(manifests, "en-train") == "ð ə k æ t s l iː p s".split()
 
 
+def several(manifests: Path, *more: str) -> int:
+    """Es and ky as targets: their sets begin with the language."""
+    for code in ("es", "ky"):
+        for part in ("train", "dev", "test", "pretrain"):
+            text = SENTENCES[code] if part != "pretrain" else ""
+            name = f"{code}_{part}"
+            words = SupervisionSegment(name, name, 0.0, 1.0, text=text, language=code, speaker=name)
+            cuts = [MonoCut(name, 0.0, 1.0, 0, supervisions=[words])]
+            write_cuts(cuts, manifests / f"{name}.jsonl.gz")
+    out = manifests.parent
+    places = ["--manifests", str(manifests), "--output", str(out / "data"), "--lang"]
+    languages = [str(out / "l"), "--source", "en", "--target", "es", "ky"]
+    return guard(lambda: phonemise.main([*places, *languages, *more]))
+
+
+def test_several_targets_have_a_vocabulary_each(manifests) -> None:
+    assert several(manifests) == 0
+    for code in ("es", "ky"):
+        table = tokenizer(manifests, f"target_{code}")
+        assert set(table.tokens[1:]) == set(said(manifests, f"{code}_test"))
+        assert said(manifests, f"{code}_pretrain") == []
+    assert said(manifests, "es_train") == "b w e n o s ð i a s".split()
+
+
+@pytest.mark.parametrize("vocabulary", ["separate", "shared"])
+def test_targets_of_one_model_have_one_vocabulary(manifests, vocabulary: str) -> None:
+    assert several(manifests, "--together", "--vocabulary", vocabulary) == 0
+    sets = {code: said(manifests, f"{code}_dev") for code in ("es", "ky")}
+    tags = {code: code if vocabulary == "separate" else "" for code in sets}
+    for code, phones_of in sets.items():
+        assert {p.rpartition(":")[0] for p in phones_of} == {tags[code]}
+    table = tokenizer(manifests, "target").tokens[1:]
+    assert set(table) == {*sets["es"], *sets["ky"]}
+    assert not (manifests.parent / "l" / "target_es").exists()
+
+
 def test_done_once_and_again_when_a_manifest_changes(manifests, capsys, monkeypatch) -> None:
     assert run(manifests) == 0
     data = manifests.parent / "data"

@@ -157,7 +157,9 @@ def test_librispeech_errors(spoil, pattern, librispeech, tmp_path, capsys):
 def test_librispeech_options(librispeech, tmp_path, capsys):
     assert librispeech_code(tmp_path, tmp_path / "data") == 65
     assert "no part of LibriSpeech is here" in capsys.readouterr().err
-    assert librispeech_code(librispeech, tmp_path / "data", ["train"]) == 2
+    assert librispeech_code(librispeech, tmp_path / "data", ["train="]) == 2
+    assert librispeech_code(librispeech, tmp_path / "data", ["train"]) == 65
+    assert "LibriSpeech has no part of that name" in capsys.readouterr().err
     assert librispeech_code(librispeech, tmp_path / "data", ["train=train-clean-10"]) == 65
     assert "did you mean 'train-clean-100'?" in capsys.readouterr().err
     assert librispeech_code(librispeech, tmp_path / "d", SETS, ["--untranscribed", "dve"]) == 2

@@ -73,7 +73,7 @@ def release(corpora: Path) -> Release:
 def run(corpora: Path, *more: str, source: str = "es", target: str = "es") -> int:
     out = corpora.parent
     places = ["--corpora", str(corpora), "--audio", str(out / "audio"), "--output", str(out / "m")]
-    languages = ["--source", *source.split(), "--target", target]
+    languages = ["--source", *source.split(), "--target", *target.split()]
     return guard(lambda: prepare.main([*places, *languages, "--jobs", "2", *more]))
 
 
@@ -106,6 +106,21 @@ def test_nobody_of_dev_or_test_is_in_another_set(corpora, release) -> None:
         assert not people(corpora, name) & set.union(*held_out)
     untranscribed = load_cuts(corpora.parent / "m" / "pretrain.jsonl.gz")
     assert {transcript(cut) for cut in untranscribed} == {""}
+
+
+def test_several_targets_have_sets_of_their_own(corpora, release) -> None:
+    Release(corpora, "it", "Ciao amici.")
+    assert run(corpora, source="es", target="es it") == 0
+    names = {path.name.split(".")[0] for path in (corpora.parent / "m").glob("*.jsonl.gz")}
+    parts = ("pretrain", "train", "dev", "test")
+    assert names == {f"{code}_{part}" for code in ("es", "it") for part in parts} | {
+        "es-train", "es-dev",
+    }  # fmt: skip
+    for code in ("es", "it"):
+        cuts = load_cuts(corpora.parent / "m" / f"{code}_test.jsonl.gz")
+        assert {cut.supervisions[0].language for cut in cuts} == {code}
+    held_out = people(corpora, "es_dev") | people(corpora, "es_test")
+    assert not held_out & (people(corpora, "es-train") | people(corpora, "es_pretrain"))
 
 
 def test_damaged_clips_are_dropped_with_the_reason(corpora, release) -> None:

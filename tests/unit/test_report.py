@@ -12,111 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-from lhotse import MonoCut, Recording, SupervisionSegment
-from lhotse.audio import AudioSource
+from experiments import COMMAND, HOSTILE, add_scored, add_training, build, write_json
 
 from unispeech.__main__ import main
-from unispeech.data.manifests import write_cuts
-from unispeech.decode.emissions import EmissionWriter
 from unispeech.report import experiment, figures, results
 from unispeech.report import html as pages
+from unispeech.report.record import Result
 from unispeech.score import wer
 
-TOKENS = ["<blk>", "|", "A", "B", "C", "$"]
-HOSTILE = "<script>alert(1)</script>"
-WORDS = {
-    "spk1-001": ("A B C", "A B C"),
-    "spk1-002": ("A C C", "A B C"),
-    "spk2-001": ("C A", "C"),
-    "spk2-002": (HOSTILE, "A C C"),
-}
-COMMAND = "bash egs/librispeech/run.sh --tiny true"
 FIELDS = {
     "recipe", "dataset", "system", "metric", "value", "low", "high", "paper", "conditions",
     "config", "command", "commit", "checkpoint_sha256", "seed", "minutes",
 }  # fmt: skip
-
-
-def write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def add_training(exp: Path, name: str, *, minutes: float) -> None:
-    folder = exp / name
-    folder.mkdir(parents=True)
-    lines = [
-        {"phase": phase, "step": step, "loss": 5 / step, "lr": 1e-4, "grad_norm": 1.0}
-        for step in range(1, 130)
-        for phase in ("train", "valid")
-    ]
-    text = "\n".join(json.dumps(line) for line in lines)
-    (folder / "metrics.jsonl").write_text(text + '\n{"phase": "tra')
-    done = {"step": 129, "minutes": minutes, "sha256": "ab" * 32, "seed": 7, "parameters": 1234}
-    write_json(folder / "done.json", done)
-    env = {"python": "3.12", "commit": "c" * 40, "dirty": False, "packages": {"k2": "1.24"}}
-    write_json(folder / "env.json", env)
-    (folder / "config.yaml").write_text("model:\n  layers: 4\n")
-    (folder / "command.txt").write_text(
-        f"python -m unispeech finetune --config /home/me/egs/librispeech/conf/tiny/{name}.yaml"
-    )
-
-
-def add_data(exp: Path) -> None:
-    cuts = []
-    for name, (reference, _) in WORDS.items():
-        path = exp / "audio" / f"{name}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, 0.1 * np.sin(np.arange(16000) * 0.3), 16000)
-        source = AudioSource("file", [0], str(path))
-        recording = Recording(name, [source], 16000, 16000, 1.0)
-        segment = SupervisionSegment(
-            name, name, 0.0, 1.0, text=reference, speaker=name.split("-")[0]
-        )
-        cuts.append(MonoCut(name, 0.0, 1.0, 0, [segment], recording=recording))
-    write_cuts(cuts, exp / "data" / "test.jsonl.gz")
-
-
-def add_scored(exp: Path, system: str, method: str, value: float) -> None:
-    folder = exp / "infer" / system / "test" / method
-    folder.mkdir(parents=True)
-    (folder / "text").write_text("".join(f"{k} {h}\n" for k, (_, h) in WORDS.items()))
-    search = {"backend": "kaldi", "beam": 20.0, "lm_scale": 0.5} if method == "graph" else {}
-    measured = {"rtf": 0.01, "seconds": 1.5, "not_final": [], "text_sha256": "e" * 64}
-    write_json(folder / "decode.json", {"method": method, **search, **measured})
-    counts = {"errors": 5, "insertions": 2, "deletions": 1, "substitutions": 2, "words": 9}
-    interval = {"wer": value, "low": value - 5, "high": value + 5, "utterances": 4}
-    write_json(folder / "wer.json", {**interval, **counts, "speakers": {"spk1": 20.0}})
-
-
-def add_emissions(exp: Path, system: str) -> None:
-    rng = np.random.default_rng(0)
-    with EmissionWriter(exp / "infer" / system / "test", TOKENS, 0.02) as writer:
-        for name in WORDS:
-            logits = rng.normal(size=(50, len(TOKENS)))
-            norm = np.log(np.exp(logits).sum(axis=1, keepdims=True))
-            writer.write(name, (logits - norm).astype(np.float32))
-
-
-def build(root: Path) -> Path:
-    """A small experiment folder with every part that a report shows."""
-    add_data(root)
-    for name, minutes in (("pretrain_it1", 10.0), ("finetune", 2.5), ("finetune_scratch", 3.0)):
-        add_training(root, name, minutes=minutes)
-    for system, value in (("pretrained", 20.0), ("scratch", 40.0)):
-        add_emissions(root, system)
-        add_scored(root, system, "greedy", value)
-        add_scored(root, system, "graph", value / 2)
-    (root / "lang").mkdir()
-    (root / "lang" / "lm.arpa").write_text("\\data\\\nngram 1=5\nngram 2=7\nngram 3=2\n\n")
-    (root / "commands.tsv").write_text(
-        "2025-01-02T03:04:05\t3\tpython -m unispeech pretrain <b>\t0\t61\n"
-        "2025-01-02T03:05:06\t4\tfalse\t1\t2\n"
-    )
-    quality = {"phone_purity": 0.5, "cluster_purity": 0.3, "pnmi": 0.412, "phones": 9, "frames": 5}
-    write_json(root / "data" / "labels" / "mfcc" / "labels.json", {"quality": quality})
-    return root
 
 
 @pytest.fixture
@@ -233,7 +140,66 @@ def test_paper_value_stands_beside_ours(
     assert found["scratch", "graph"] is None
     assert "off by +14.3" in capsys.readouterr().out
     text = (tmp_path / "RESULTS.md").read_text()
-    assert "| WavLM Base | 4-gram | 5.7 / 10.8 | 4.3 / 9.2 | above / 7.7 |  | not run |" in text
+    paper_line = "| WavLM Base | 4-gram | 5.7 / 10.8 | 4.3 / 9.2 | 3.4 / 7.7 |  | paper |"
+    ours = "| WavLM Base | 4-gram | not run | not run | 10.0 / not run |  | **ours** |"
+    assert f"{paper_line}\n{ours}\n" in text
+    assert "| WavLM Large | 4-gram | 3.8 / 6.6 | 2.9 / 5.5 | 2.3 / 4.6 |  | not run |" in text
+
+
+def test_every_decoding_names_its_language_model(exp: Path, tmp_path: Path) -> None:
+    """What is compared with the paper's 4-gram and Transformer lines."""
+    write_json(exp / "lang" / "lm.arpa", {})
+    (exp / "lang" / "lm.arpa").write_text("\\data\\\nngram 3=7\n")
+    add_scored(exp, "pretrained", "rescored", 4.0)
+    add_scored(exp, "pretrained", "graph_4gram", 6.0)
+    infer = exp / "infer" / "pretrained"
+    (infer / "test").rename(infer / "test-other")
+    options = ["--model", "exp/wavlm_large_it2", "--paper-hours", "10"]
+    assert report(exp, *options, "--publish", str(tmp_path)) == 0
+    rows = {
+        row.decoding: row
+        for row in results.read(tmp_path / "results.json")
+        if row.system == "pretrained"
+    }
+    found = {name: (row.conditions["LM"], row.paper) for name, row in rows.items()}
+    assert found == {
+        "greedy": ("none", None), "graph": ("3-gram", None),
+        "graph_4gram": ("4-gram lattice rescoring", 5.5), "rescored": ("Transformer", 4.6),
+    }  # fmt: skip
+    assert list(rows) == ["greedy", "graph", "graph_4gram", "rescored"]
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| WavLM Large | Transformer |  | not run / 4.0 |  |  | **ours** |" not in text
+    assert "| WavLM Large | Transformer | not run | not run / 4.0 | not run |" in text
+
+
+def test_phone_error_rates_of_several_languages(tmp_path: Path, capsys) -> None:
+    """Language columns and their average, in the paper's setting and in another one."""
+    exp = tmp_path / "exp"
+    for code, value in (("es", 5.0), ("fr", 6.5)):
+        folder = exp / "infer" / "pretrained" / f"{code}_test" / "greedy"
+        rate = {"metric": "PER", "per": value, "low": value - 1, "high": value + 1, "phones": 99}
+        write_json(folder / "per.json", {**rate, "utterances": 4})
+        write_json(folder / "decode.json", {"method": "greedy", "units": "phones"})
+        add_training(exp, f"finetune_{code}", minutes=10.0)
+        add_training(exp, f"pretrain_continued_{code}", minutes=5.0)
+    add_training(exp, "pretrain", minutes=100.0)
+    base = ["report", "--exp", str(exp), "--recipe", "commonvoice", "--command", COMMAND]
+    base += ["--data-name", "Common Voice", "--publish", str(tmp_path)]
+    assert main([*base, "--paper-model", "UniSpeech-L+", "--paper-hours", "1"]) == 0
+    table = "| UniSpeech-L+ | 4.7 | 6.2 | 6.8 | 6.1 | 6.8 | 8.3 | 17.1 | 5.5 | 7.7 | paper |\n"
+    table += "| UniSpeech-L+ | 5.0 | 6.5 |" + 6 * " not run |" + " 5.8 of 2 | **ours** |\n"
+    assert table in (tmp_path / "RESULTS.md").read_text()
+    assert table in capsys.readouterr().out
+    rows = {row.dataset: row for row in results.read(tmp_path / "results.json")}
+    # Its own fine-tuning and continued pre-training, and the pre-training of all.
+    assert {row.minutes for row in rows.values()} == {115.0}
+    assert rows["Common Voice es test"].paper == 4.7
+    conditions = ["--condition", "setting=many-to-many", "--condition", "vocabulary=shared"]
+    assert main([*base, *conditions]) == 0
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| Common Voice | pretrained | shared | 5.0 | 6.5 | 5.8 |" in text
+    assert "many-to-one: not run" in text
+    assert main([*base, "--condition", "setting"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -252,7 +218,7 @@ def test_wrong_paper_options(exp: Path, options: list[str], code: int) -> None:
     [(None, "no paper number: other data"), (5.5, "reproduced"), (3.4, "off by +1.6")],
 )
 def test_state(published: float | None, state: str) -> None:
-    row = results.Result(
+    row = Result(
         recipe="r", dataset="d", system="s", metric="WER", value=5.0, low=4.0, high=6.0,
         paper=published, conditions={}, config="", command="", commit="", checkpoint_sha256="",
         seed=None, minutes=None,

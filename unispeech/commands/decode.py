@@ -1,11 +1,11 @@
 """Turn stored log-probabilities into words, greedily or with a lexicon and language model.
 
-Models of phones give phones, greedily. Writes `text` ("utterance WORDS" per line) and
-`decode.json` into --output, with --nbest also `nbest.jsonl.gz` and `nbest.json`. --rescore-arpa
-gives the lattices of kaldi and k2 the probabilities of a larger n-gram model; flashlight searches
-with that model instead. With --tune-emissions and --tune-reference the language-model scale and
-the word insertion are tuned on that set first; every decoding of it is kept in `tune.json` of
---output, which --tuned reuses elsewhere.
+Models of phones give phones greedily, and words by a graph. Writes `text` ("utterance WORDS" per
+line) and `decode.json` into --output, with --nbest also `nbest.jsonl.gz` and `nbest.json`.
+--rescore-arpa gives the lattices of kaldi and k2 the probabilities of a larger n-gram model;
+flashlight searches with that model instead. With --tune-emissions and --tune-reference the
+language-model scale and the word insertion are tuned on that set first; every decoding of it is
+kept in `tune.json` of --output, which --tuned reuses elsewhere.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def run(args: argparse.Namespace) -> None:
     _check_options(args)
     reader, output = EmissionReader(args.emissions), Path(args.output)
     about: dict[str, Any] = {"method": args.method, "emissions_sha256": reader.sha256}
-    if reader.units == "phones":
-        # Only here: what was decoded before tokens had units keeps its fingerprint.
+    if reader.units == "phones" and args.method == "greedy":
+        # Only here: what was decoded before tokens had units keeps its fingerprint. A graph gives
+        # words, whatever the tokens are.
         about["units"] = reader.units
     if args.method == "greedy":
         inputs = fingerprint(about)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from unispeech.data.manifests import load_cuts, read_audio, speaker, target
 from unispeech.decode.emissions import EmissionReader
-from unispeech.errors import DataError, UnispeechError, UsageError, nearest
+from unispeech.errors import DataError, UnispeechError, UsageError
 from unispeech.report import experiment as experiments
-from unispeech.report import figures, html, paper, results
+from unispeech.report import figures, html, paper, results, tables
 from unispeech.score.wer import WordErrors, wer
 from unispeech.storage import write_text
 
@@ -34,7 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--paper-model", metavar="NAME", help="published model to compare with, e.g. 'WavLM Base'"
     )
     parser.add_argument(
+        "--model", metavar="NAME", help="instead: folder of conf/ or released name, e.g. wavlm_base"
+    )
+    parser.add_argument(
         "--paper-hours", type=int, metavar="H", help="its labelled hours: 1, 10, 100 or 960"
+    )
+    parser.add_argument(
+        "--condition", action="append", default=[], metavar="NAME=TEXT", help="kept with the rows"
     )
 
 
@@ -45,7 +51,10 @@ def run(args: argparse.Namespace) -> None:
         UsageError: --paper-model names no published model, or stands without --paper-hours.
         DataError: nothing was scored.
     """
-    _check_paper(args.recipe, args.paper_model, args.paper_hours)
+    model = args.paper_model or (paper.named(args.model) if args.model else None)
+    if bool(args.paper_model or args.model) != bool(args.paper_hours):
+        raise UsageError("--paper-model and --paper-hours go together")
+    paper.check_model(args.recipe, model)
     experiment = experiments.read(args.exp)
     if not experiment.scored:
         raise DataError(
@@ -59,8 +68,9 @@ def run(args: argparse.Namespace) -> None:
         recipe=args.recipe,
         data_name=args.data_name,
         command=args.command,
-        paper_model=args.paper_model,
+        paper_model=model,
         paper_hours=args.paper_hours,
+        more=results.conditions(args.condition),
     )
     folder = args.exp / "report"
     results.write(folder / "results.json", rows)
@@ -71,23 +81,13 @@ def run(args: argparse.Namespace) -> None:
     if args.publish:
         results.publish(args.publish, rows)
     print(results.console(rows))
+    if model:
+        print(tables.paper_tables(rows, args.recipe, model))
     for item in experiment.missing:
         print(f"not here: {item}")
     if args.publish:
         print(f"published: {args.publish / 'RESULTS.md'}")
     print(f"page: {folder / 'index.html'}")
-
-
-def _check_paper(recipe: str, model: str | None, hours: int | None) -> None:
-    if (model is None) != (hours is None):
-        raise UsageError("--paper-model and --paper-hours go together")
-    known = {row.model: row.model.casefold() for row in paper.TABLES.get(recipe, ())}
-    if model is not None and model.casefold() not in known.values():
-        raise UsageError(
-            f"no published model '{model}'{nearest(model, known)}",
-            where="--paper-model",
-            expected=f"one of {', '.join(sorted(known))}" if known else f"none for {recipe}",
-        )
 
 
 def _words(experiment: experiments.Experiment) -> dict[Path, WordErrors]:

@@ -8,8 +8,9 @@ import pydantic
 
 from unispeech.config import Config
 
-Units = Literal["letters", "phones"]
-"""What tokens are: letters of the transcripts, or phones of the field `phones`."""
+Units = Literal["letters", "bpe", "phones"]
+"""What tokens are: letters of the transcripts, sentencepiece's pieces of their words, or phones of
+the field `phones`."""
 
 TextUnits = Literal["words", "letters", "pieces"]
 """Units of a language model: words, letters with `|` after every word, or sentence pieces."""

@@ -174,7 +174,8 @@ class EmissionReader:
     @property
     def units(self) -> Units:
         """What the tokens are."""
-        return "phones" if self.meta.get("units") == "phones" else "letters"
+        units: Units = self.meta.get("units", "letters")
+        return units
 
     @property
     def seconds(self) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 from unispeech.data.config import Units
 
 SYSTEM_ORDER = ("pretrained", "scratch")
-METHOD_ORDER = ("greedy", "graph")
+METHOD_ORDER = ("greedy", "graph", "graph_4gram", "rescored")
 
 _FINETUNE_FOLDERS = {"pretrained": "finetune", "scratch": "finetune_scratch"}
 
@@ -49,6 +49,11 @@ class Scored:
     def units(self) -> Units:
         """What the system recognises."""
         return "phones" if self.metric == "PER" else "letters"
+
+    @property
+    def title(self) -> str:
+        """The set as results name it: `es test` of the language `es` among several."""
+        return self.set.replace("_", " ")
 
     @property
     def counted(self) -> str:
@@ -96,15 +101,28 @@ class Experiment:
     lm: str
     missing: list[str]
 
-    def finetuning(self, system: str) -> Training | None:
-        """The training that gave the system its CTC model."""
-        return self.trainings.get(_FINETUNE_FOLDERS.get(system, f"finetune_{system}"))
+    def finetuning(self, system: str, set_name: str = "") -> Training | None:
+        """The training that gave the system its CTC model, of several the one for the set."""
+        name = _FINETUNE_FOLDERS.get(system, f"finetune_{system}")
+        return self.trainings.get(name + _language(set_name), self.trainings.get(name))
 
-    def lineage(self, system: str) -> list[Training]:
-        """Every training that led to the system, in order."""
-        first = [t for t in self.trainings.values() if t.name.startswith("pretrain")]
-        last = self.finetuning(system)
+    def lineage(self, system: str, set_name: str = "") -> list[Training]:
+        """Every training that led to the system, in order; those for other languages did not."""
+        others = (_language(one.set) for one in self.scored)
+        apart = tuple({other for other in others if other} - {_language(set_name)})
+        first = [
+            training
+            for training in self.trainings.values()
+            if training.name.startswith("pretrain") and not training.name.endswith(apart)
+        ]
+        last = self.finetuning(system, set_name)
         return [*(first if system != "scratch" else []), *([last] if last else [])]
+
+
+def _language(set_name: str) -> str:
+    """What ends the names of the trainings for the language of a set `es_test`: `_es`."""
+    found = re.match(r"([a-z]{2})_", set_name)
+    return f"_{found[1]}" if found else ""
 
 
 def read(root: str | Path) -> Experiment:
@@ -152,8 +170,11 @@ def _read_text(path: Path) -> str:
 
 
 def _read_trainings(folder: Path, missing: list[str]) -> dict[str, Training]:
-    names = [*sorted(folder.glob("pretrain*")), folder / "finetune", folder / "finetune_scratch"]
-    names += [path for path in sorted(folder.glob("finetune*")) if path not in names]
+    finetuned = sorted(folder.glob("finetune*"))
+    names = sorted(folder.glob("pretrain*"))
+    if not finetuned or (folder / "finetune").is_dir():
+        names += [folder / "finetune", folder / "finetune_scratch"]
+    names += [path for path in finetuned if path not in names]
     trainings = {}
     for path in names:
         if not path.is_dir():

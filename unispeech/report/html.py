@@ -16,7 +16,8 @@ import numpy as np
 from unispeech.report import figures
 from unispeech.report.experiment import Experiment, Scored
 from unispeech.report.figures import FloatArray, Picture
-from unispeech.report.results import Result, comparisons, decoding_settings
+from unispeech.report.record import Result
+from unispeech.report.results import comparisons, decoding_settings
 
 SAMPLE_RATE = 16000
 

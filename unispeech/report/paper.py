@@ -8,9 +8,11 @@ error rates on Common Voice of its README. All in percent.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from unispeech.config import Config
+from unispeech.errors import UsageError, nearest
 
 TestSet = Literal["test-clean", "test-other"]
 LanguageModel = Literal["none", "4-gram", "Transformer"]
@@ -60,24 +62,43 @@ Large | 960 | Transformer | 1.8/3.3   | 1.9/3.3   | 1.8/3.2
 
 LANGUAGES = ("es", "fr", "it", "ky", "nl", "ru", "sv", "tt")
 
-# system ("-L": Large; "+": also untranscribed speech of the target) | phone error rate by language.
-# Transcribed speech of the source is Common Voice English, 1350 h; of the target, one hour.
+# system ("-L": Large; "+": also untranscribed speech of the target) | phone error rate by language
+# | average as printed. Transcribed speech of the source is Common Voice English, 1350 h; of the
+# target, one hour.
 _UNISPEECH_TABLE = """
-m-CPC LS-100    | 38.7 | 49.3 | 42.1 | 40.7 | 44.4 | 45.2 | 48.8 | 44.0
-m-CPC LS-360    | 38.0 | 47.1 | 40.5 | 41.2 | 42.5 | 43.7 | 47.5 | 42.0
-XLSR-English    | 13.7 | 20.0 | 19.1 | 13.2 | 19.4 | 18.6 | 21.1 | 11.5
-XLSR-Mono+      | 6.8  | 10.4 | 10.9 | 29.6 | 37.4 | 11.6 | 63.6 | 21.4
-CTC-Transfer    | 12.6 | 16.7 | 16.4 | 12.9 | 17.5 | 17.5 | 20.7 | 11.2
-XLSR (re-impl.) | 12.4 | 16.9 | 17.2 | 13.7 | 18.2 | 19.0 | 22.4 | 11.4
-XLSR+           | 6.5  | 9.0  | 9.3  | 8.2  | 9.8  | 10.1 | 20.5 | 7.4
-XLSR-L          | 11.0 | 14.8 | 15.6 | 11.3 | 16.2 | 17.0 | 19.6 | 10.7
-XLSR-L+         | 5.9  | 7.9  | 8.5  | 7.9  | 9.4  | 9.6  | 20.2 | 7.0
-UniSpeech       | 10.9 | 14.8 | 15.2 | 11.4 | 16.2 | 16.1 | 19.3 | 9.6
-UniSpeech r=0   | 12.1 | 16.5 | 16.3 | 12.3 | 17.2 | 16.8 | 20.5 | 10.9
-UniSpeech+      | 5.7  | 7.9  | 8.1  | 6.8  | 9.3  | 8.6  | 17.7 | 6.0
-UniSpeech-L     | 10.2 | 13.3 | 14.6 | 10.8 | 15.3 | 16.0 | 19.3 | 9.6
-UniSpeech-L+    | 4.7  | 6.2  | 6.8  | 6.1  | 6.8  | 8.3  | 17.1 | 5.5
+m-CPC LS-100    | 38.7 | 49.3 | 42.1 | 40.7 | 44.4 | 45.2 | 48.8 | 44.0   | 44.2
+m-CPC LS-360    | 38.0 | 47.1 | 40.5 | 41.2 | 42.5 | 43.7 | 47.5 | 42.0   | 42.8
+XLSR-English    | 13.7 | 20.0 | 19.1 | 13.2 | 19.4 | 18.6 | 21.1 | 11.5   | 17.1
+XLSR-Mono+      | 6.8  | 10.4 | 10.9 | 29.6 | 37.4 | 11.6 | 63.6 | 21.4   | 24.0
+CTC-Transfer    | 12.6 | 16.7 | 16.4 | 12.9 | 17.5 | 17.5 | 20.7 | 11.2   | 15.7
+XLSR (re-impl.) | 12.4 | 16.9 | 17.2 | 13.7 | 18.2 | 19.0 | 22.4 | 11.4   | 16.4
+XLSR+           | 6.5  | 9.0  | 9.3  | 8.2  | 9.8  | 10.1 | 20.5 | 7.4    | 10.1
+XLSR-L          | 11.0 | 14.8 | 15.6 | 11.3 | 16.2 | 17.0 | 19.6 | 10.7   | 14.7
+XLSR-L+         | 5.9  | 7.9  | 8.5  | 7.9  | 9.4  | 9.6  | 20.2 | 7.0    | 9.6
+UniSpeech       | 10.9 | 14.8 | 15.2 | 11.4 | 16.2 | 16.1 | 19.3 | 9.6    | 14.2
+UniSpeech r=0   | 12.1 | 16.5 | 16.3 | 12.3 | 17.2 | 16.8 | 20.5 | 10.9   | 15.3
+UniSpeech+      | 5.7  | 7.9  | 8.1  | 6.8  | 9.3  | 8.6  | 17.7 | 6.0    | 8.8
+UniSpeech-L     | 10.2 | 13.3 | 14.6 | 10.8 | 15.3 | 16.0 | 19.3 | 9.6    | 13.6
+UniSpeech-L+    | 4.7  | 6.2  | 6.8  | 6.1  | 6.8  | 8.3  | 17.1 | 5.5    | 7.7
 """
+
+
+SETTINGS = ("one-to-one", "many-to-one", "one-to-many", "many-to-many")
+"""UniSpeech's settings: languages of the transcribed pre-training, languages recognised. Only the
+first one's table is known here; the paper has more, which none of our sources shows."""
+
+# Folders of conf/ and released names that have a row, and those that the tables leave out.
+_FOLDERS = {
+    "wav2vec2_base": "wav2vec 2.0 Base",
+    "wav2vec2_large": "wav2vec 2.0 Large",
+    "hubert_base": "HuBERT Base",
+    "hubert_large": "HuBERT Large",
+    "wavlm_base": "WavLM Base",
+    "wavlm_base_plus": "WavLM Base+",
+    "wavlm_large": "WavLM Large",
+    "ils_base": "ILS-SSL Base",
+    "ils_large": "ILS-SSL Large",
+}
 
 
 class PaperRow(Config):
@@ -149,9 +170,14 @@ COMMON_VOICE: tuple[PaperRow, ...] = tuple(
         value=float(value),
         source=_UNISPEECH_SOURCE,
     )
-    for system, *values in _lines(_UNISPEECH_TABLE)
+    for system, *values, _ in _lines(_UNISPEECH_TABLE)
     for language, value in zip(LANGUAGES, values, strict=True)
 )
+
+AVERAGES: dict[str, float] = {
+    system: float(average) for system, *_, average in _lines(_UNISPEECH_TABLE)
+}
+"""Phone error rate by system, averaged over the languages, as the paper prints it."""
 
 TABLES: dict[str, tuple[PaperRow, ...]] = {
     "librispeech": LIBRISPEECH,
@@ -159,6 +185,22 @@ TABLES: dict[str, tuple[PaperRow, ...]] = {
 }
 CORPORA = {"librispeech": "LibriSpeech", "commonvoice": "Common Voice"}
 """What the tables are about."""
+
+
+def named(folder: str) -> str | None:
+    """The published model that a folder of conf/, a released name or a path stands for, or None."""
+    return _FOLDERS.get(Path(folder).name.removesuffix("_it1").removesuffix("_it2"))
+
+
+def check_model(recipe: str, model: str | None) -> None:
+    """Raise a UsageError that lists the published models when there is none of that name."""
+    known = {row.model: row.model.casefold() for row in TABLES.get(recipe, ())}
+    if model is not None and model.casefold() not in known.values():
+        raise UsageError(
+            f"no published model '{model}'{nearest(model, known)}",
+            where="--paper-model",
+            expected=f"one of {', '.join(sorted(known))}" if known else f"none for {recipe}",
+        )
 
 
 def lookup(

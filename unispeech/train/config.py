@@ -127,7 +127,8 @@ class CtcDataConfig(Config):
     tokens: str = ""
     """`tokens.txt` of the language folder."""
     units: Units = "letters"
-    """What the tokens are: letters of the transcripts, or the phones of the manifests."""
+    """What the tokens are: letters of the transcripts, pieces of their words (`bpe`), or the phones
+    of the manifests."""
     max_seconds: float = pydantic.Field(35.0, gt=0)
     """Longest utterance that can be trained on."""
     drop_long: bool = False
