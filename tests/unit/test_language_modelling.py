@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lhotse import MonoCut, Recording, SupervisionSegment
 from pairs import run_pair
 
 from unispeech.__main__ import main
+from unispeech.data.manifests import write_cuts
 from unispeech.data.sampling import Position
 from unispeech.data.text import Corpus, TextDataset, TextStream, plan
 from unispeech.data.vocabulary import (
@@ -268,12 +271,8 @@ def test_pruned_copy_keeps_the_scores_of_what_it_keeps(tmp_path: Path) -> None:
     assert (tmp_path / "all.arpa").read_text().split() == capitals.split()
 
 
-def test_prepare_lang_reads_a_packed_arpa(tmp_path: Path, repo: Path, words: Text) -> None:
-    lines = [*(DATA / "ngram_closed_form.txt").read_text().splitlines()]
-    from lhotse import MonoCut, Recording, SupervisionSegment
-
-    from unispeech.data.manifests import write_cuts
-
+def test_prepare_lang_reads_a_packed_arpa(tmp_path: Path, repo: Path) -> None:
+    lines = (DATA / "ngram_closed_form.txt").read_text().splitlines()
     recording = Recording("r", [], 16000, 16000, 1.0)
     cuts = []
     for number, line in enumerate(lines[:30]):
@@ -282,8 +281,6 @@ def test_prepare_lang_reads_a_packed_arpa(tmp_path: Path, repo: Path, words: Tex
     write_cuts(cuts, tmp_path / "text.jsonl.gz")
     packed = tmp_path / "lm.arpa.gz"
     packed.write_bytes(gzip.compress((DATA / "ngram_closed_form.arpa").read_bytes()))
-    import sys
-
     command = [sys.executable, str(repo / "local/prepare_lang.py"), "--arpa", str(packed)]
     command += ["--text", str(tmp_path / "text.jsonl.gz"), "--output", str(tmp_path / "lang")]
     command += ["--dev", str(tmp_path / "text.jsonl.gz")]
