@@ -102,7 +102,7 @@ def _search(args: argparse.Namespace) -> engine.SearchConfig:
     tuned = read_json(args.tuned) if args.tuned else {}
     if args.tuned and not {"lm_scale", "word_insertion"} <= tuned.keys():
         raise DataError("not a tune.json", where=args.tuned, remedy="run decode to tune")
-    values = {name: tuned[name] for name in ("lm_scale", "word_insertion") if name in tuned}
+    values = {str(name): tuned[name] for name in ("lm_scale", "word_insertion") if name in tuned}
     values |= {name: value for name, value in given.items() if value is not None}
     return load(engine.SearchConfig, overrides=[f"{name}={v}" for name, v in values.items()])
 
@@ -136,7 +136,8 @@ def _transcribe(
         return torch.from_numpy(reader.read(start, stop)).to(device)
 
     shift = model.encoder.config.hop / 16000
-    pieces = stream_emissions(model, read, reader.samples, args.window, args.context)
+    lengths = (args.window, args.context)
+    pieces = stream_emissions(model, read, reader.samples, *lengths, reader.where)
     parts = split(pieces, round(args.pause / shift), round(LONGEST / shift))
     return [
         TimedWord(one.text, one.first * shift, (one.last + 1) * shift, one.confidence)

@@ -61,30 +61,34 @@ def align(
     if path is None:
         return None
     found: list[list[Aligned]] = [[] for _ in words]
-    begins = np.flatnonzero(np.diff(path, prepend=-1))
-    for first, stop in zip(begins, [*begins[1:], len(path)], strict=True):
+    for first, stop in _stretches(path):
         state = int(path[first])
         if states.words[state] >= 0:
             token = states.labels[state]
             mean = float(np.exp(log_probs[first:stop, token]).mean())
-            found[states.words[state]].append(Aligned(token, int(first), int(stop) - 1, mean))
+            found[states.words[state]].append(Aligned(token, first, stop - 1, mean))
     return found
 
 
 def runs(log_probs: npt.NDArray[np.float32], blank: int = 0) -> list[Aligned]:
     """The tokens of the best path without lexicon: equal neighbours are one token."""
     path = log_probs.argmax(axis=1)
-    begins = np.flatnonzero(np.diff(path, prepend=-1))
     return [
         Aligned(
             int(path[first]),
-            int(first),
-            int(stop) - 1,
+            first,
+            stop - 1,
             float(np.exp(log_probs[first:stop, path[first]]).mean()),
         )
-        for first, stop in zip(begins, [*begins[1:], len(path)], strict=True)
+        for first, stop in _stretches(path)
         if path[first] != blank
     ]
+
+
+def _stretches(path: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """First frame of each run of equal values and the one behind it."""
+    begins = [int(place) for place in np.flatnonzero(np.diff(path, prepend=-1))]
+    return list(zip(begins, [*begins[1:], len(path)], strict=False))
 
 
 def _states(words: Sequence[Sequence[Spelling]], blank: int) -> _States:

@@ -62,7 +62,12 @@ def check_language(tokens: Sequence[str], language: Language, where: object) -> 
 
 
 def stream_emissions(
-    model: CtcModel, read: Reader, samples: int, window: float = 20.0, context: float = 2.0
+    model: CtcModel,
+    read: Reader,
+    samples: int,
+    window: float = 20.0,
+    context: float = 2.0,
+    name: object = "recording",
 ) -> Iterator[Emission]:
     """Log-probabilities (frames, tokens) of a recording, one window after the other.
 
@@ -72,6 +77,7 @@ def stream_emissions(
         samples: length of the recording.
         window: seconds kept of each window.
         context: seconds seen on each side of it and thrown away.
+        name: of the recording, for the message.
 
     Raises:
         NumericsError: a log-probability is not a number.
@@ -82,7 +88,7 @@ def stream_emissions(
         if bool(log_probs.isnan().any()):
             raise NumericsError(
                 "a log-probability is not a number",
-                where=f"frame {piece.first}",
+                where=f"{name}, window from frame {piece.first}",
                 remedy="check the checkpoint and the audio",
             )
         yield log_probs.cpu().numpy()

@@ -68,8 +68,8 @@ def mapsswe(first: WordErrors, other: WordErrors, boundary: int = BOUNDARY) -> M
             raise DataError(
                 "the two systems were scored on different references", where=f"utterance {name}"
             )
-        both = (align(reference, words, nist_costs=True) for words in (hypothesis, another))
-        differences += [b - a for a, b in segments(*both, boundary)]
+        one, two = (align(reference, words, nist_costs=True) for words in (hypothesis, another))
+        differences += [b - a for a, b in segments(one, two, boundary)]
     return matched_pairs(differences)
 
 
