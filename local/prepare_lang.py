@@ -26,6 +26,7 @@ from units import (
 
 from unispeech.__main__ import Parser, guard
 from unispeech.data.tokens import PIECES
+from unispeech.decode.arpa_reader import BOS, EOS, UNK, Header, copy_arpa, ngrams_of, read_header
 from unispeech.decode.graph import (
     BACKOFF,
     BLANK,
@@ -35,19 +36,10 @@ from unispeech.decode.graph import (
     build_graph,
     read_lexicon,
 )
-from unispeech.decode.ngram import (
-    BOS,
-    EOS,
-    UNK,
-    NgramModel,
-    estimate,
-    read_arpa,
-    run_lmplz,
-    write_arpa,
-)
+from unispeech.decode.ngram import estimate, read_arpa, run_lmplz, write_arpa
 from unispeech.decode.results import fingerprint, read_json
 from unispeech.errors import DataError, UsageError
-from unispeech.storage import atomic_path, sha256, write_json, write_text
+from unispeech.storage import sha256, write_json, write_text
 
 # Raise it when the same inputs give other files.
 CODE_VERSION = 1
@@ -112,20 +104,19 @@ def read_sentences(path: str) -> list[list[str]]:
     return sentences
 
 
-def make_model(args: argparse.Namespace, sentences: list[list[str]], path: Path) -> NgramModel:
-    """Estimate or copy the ARPA file to `path`, and read it.
+def make_model(args: argparse.Namespace, sentences: list[list[str]], path: Path) -> Header:
+    """Estimate or copy the ARPA file to `path`, and tell its sizes and words.
+
+    A given file is read as a stream; with --lexicon only n-grams of its words are kept.
 
     Raises:
         DataError: the given ARPA file or list of words is wrong.
     """
+    spelled = [word for word, _ in read_lexicon(args.lexicon)] if args.lexicon else []
     if args.arpa:
-        model = read_arpa(args.arpa)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(Path(args.arpa).read_bytes())
-        return model
-    extra = _read_words(args.extra_words) if args.extra_words else []
-    if args.lexicon:
-        extra += [word for word, _ in read_lexicon(args.lexicon)]
+        copy_arpa(args.arpa, path, set(spelled) if args.lexicon else None)
+        return read_header(path)
+    extra = (_read_words(args.extra_words) if args.extra_words else []) + spelled
     size = sum(map(len, sentences))
     on_path = shutil.which("lmplz") is not None
     if args.estimator == "lmplz" or (
@@ -134,16 +125,15 @@ def make_model(args: argparse.Namespace, sentences: list[list[str]], path: Path)
         if extra:
             raise UsageError("--estimator lmplz cannot add words", remedy="use python")
         run_lmplz(sentences, args.order, path)
-        return read_arpa(path)
-    model = estimate(sentences, args.order, extra)
-    write_arpa(model, path)
-    return model
+    else:
+        write_arpa(estimate(sentences, args.order, extra), path)
+    return read_header(path)
 
 
 def make_units(
     args: argparse.Namespace,
     sentences: list[list[str]],
-    model: NgramModel,
+    model: Header,
     letters: list[str],
 ) -> tuple[list[str], Lexicon]:
     """The tokens, and how they spell the words of the language model.
@@ -169,7 +159,7 @@ def make_units(
     return [BLANK, BOUNDARY, *letters], spell(model, args, letters)
 
 
-def spell(model: NgramModel, args: argparse.Namespace, letters: Iterable[str]) -> Lexicon:
+def spell(model: Header, args: argparse.Namespace, letters: Iterable[str]) -> Lexicon:
     """Spell the words of the model by letters, leaving out words with letters never seen.
 
     Raises:
@@ -201,7 +191,7 @@ def report(
     output: Path,
     tokens: list[str],
     lexicon: Lexicon,
-    model: NgramModel,
+    model: Header,
 ) -> dict[str, Any]:
     """Print and return sizes, and perplexity and out-of-vocabulary rate on --dev."""
     words = {word for word, _ in lexicon}
@@ -210,7 +200,7 @@ def report(
         "tokens": len(tokens),
         "words": len(words),
         "left_out": len(set(model.vocabulary) - words),
-        "ngrams": [len(table) for table in model.grams],
+        "ngrams": model.counts,
         "states": graph["states"],
         "arcs": graph["arcs"],
     }
@@ -223,7 +213,9 @@ def report(
         from unispeech.data.manifests import load_cuts, transcript
 
         sentences = [transcript(cut).split() for cut in load_cuts(args.dev)]
-        found = model.perplexity([s for s in sentences if s])
+        wanted = ngrams_of(sentences, len(model.counts))
+        scored = read_arpa(output / "lm.arpa", wanted)
+        found = scored.perplexity([s for s in sentences if s])
         running = [word for sentence in sentences for word in sentence]
         oov = 100 * sum(w not in words for w in running) / len(running) if running else 0.0
         about |= {"dev_perplexity": round(found.value, 3), "dev_oov": round(oov, 3)}

@@ -143,8 +143,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "losses": (BASE, set()),
     "data": (BASE, {"lhotse", "scipy", "sentencepiece", "sklearn", "soundfile", "tqdm"}),
     "decode": (
-        BASE | {"models", "losses", "data"},
-        {"k2", "kaldifst", "kaldi_decoder", "kaldilm", "tqdm"},
+        BASE | {"models", "losses", "data", "hub"},
+        {"k2", "kaldifst", "kaldi_decoder", "kaldilm", "flashlight", "kenlm", "scipy", "tqdm"},
     ),
     "score": (BASE, {"scipy", "kaldialign", "meeteval"}),
     "train": (BASE | {"models", "losses", "data"}, {"tensorboard", "tqdm"}),

@@ -17,6 +17,7 @@ from unispeech.errors import ConfigError
 from unispeech.models.families import PRESETS
 from unispeech.models.objective import family_of, heads_of
 from unispeech.train.config import FinetuneConfig, OptimConfig, PretrainConfig
+from unispeech.train.language_modelling_config import LanguageModelTrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS: dict[str, type[Config]] = {
@@ -30,7 +31,10 @@ SCHEMAS: dict[str, type[Config]] = {
     "decode": DecodeConfig,
 }
 # Folders of conf/ whose files are all of one kind, and not a model's.
-FOLDERS: dict[str, type[Config]] = {"finetune": FinetuneConfig}
+FOLDERS: dict[str, type[Config]] = {
+    "finetune": FinetuneConfig,
+    "transformer_lm": LanguageModelTrainingConfig,
+}
 SHIPPED = [p for p in sorted(ROOT.glob("egs/*/conf/*/*.yaml")) if p.stem != "sets"]
 MODELS = [p for p in sorted((ROOT / "egs/librispeech/conf").iterdir()) if p.name not in FOLDERS]
 

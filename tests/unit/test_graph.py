@@ -62,7 +62,7 @@ def brute_force(
     best: dict[tuple[str, ...], float] = {}
     for path in itertools.product(range(4), repeat=len(log_probs)):
         letters = "".join(TOKENS[label] for label in collapse(path))
-        if not re.fullmatch(r"\|?(\w+\|)*(\w+)?", letters):
+        if not re.fullmatch(r"\|*(\w+\|+)*(\w+)?", letters):
             continue
         words = tuple(word for word in letters.split("|") if word)
         if not set(words) <= set(WORDS):

@@ -12,6 +12,9 @@ Units = Literal["letters", "bpe", "phones"]
 """What tokens are: letters of the transcripts, sentencepiece's pieces of their words, or phones of
 the field `phones`."""
 
+TextUnits = Literal["words", "letters", "pieces"]
+"""Units of a language model: words, letters with `|` after every word, or sentence pieces."""
+
 Speeds = Annotated[
     tuple[Annotated[float, pydantic.Field(ge=0.5, le=2)], ...], pydantic.Field(min_length=1)
 ]

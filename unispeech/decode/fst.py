@@ -25,6 +25,7 @@ STATE = np.dtype(
 ARC = np.dtype([("input", "<i4"), ("output", "<i4"), ("cost", "<f4"), ("next", "<i4")])
 
 _MAGIC = 2125659606
+_LAYOUT = "<iiQqqq"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Graph:
     states: Any
     arcs: Any
 
+    @property
+    def source(self) -> Any:
+        """(arcs,) the state that every arc leaves."""
+        return np.repeat(np.arange(len(self.states)), self.states["arcs"].astype(np.int64))
+
     def scaled(self, scale: float, output_cost: float) -> Graph:
         """All costs times `scale`, then `output_cost` added to every arc with an output label.
 
@@ -55,6 +61,29 @@ class Graph:
         arcs["cost"] *= scale
         arcs["cost"][arcs["output"] != 0] += output_cost
         return replace(self, states=states, arcs=arcs)
+
+
+def make_graph(start: int, final: Any, source: Any, arcs: Any) -> Graph:
+    """A graph of arrays.
+
+    Args:
+        start: the start state.
+        final: (states,) final costs, infinite where a state is not final.
+        source: (arcs,) the state that every arc leaves, in any order.
+        arcs: (arcs,) of dtype `ARC`.
+    """
+    order = np.argsort(source, kind="stable")
+    states = np.zeros(len(final), STATE)
+    states["final"] = final
+    states["arcs"] = np.bincount(source, minlength=len(final))
+    states["first"] = np.cumsum(states["arcs"]) - states["arcs"]
+    for epsilons, label in (("input_epsilons", "input"), ("output_epsilons", "output")):
+        states[epsilons] = np.bincount(source[arcs[label] == 0], minlength=len(final))
+    texts = b"".join(struct.pack("<i", len(text)) + text for text in (b"const", b"standard"))
+    # The only property claimed is that the graph is stored whole; OpenFst finds out the others.
+    numbers = struct.pack(_LAYOUT, 2, 0, 1, start, len(states), len(arcs))
+    header = struct.pack("<i", _MAGIC) + texts + numbers
+    return Graph(header, start, states, arcs[order])
 
 
 def read_graph(path: str | Path) -> Graph:
@@ -93,11 +122,10 @@ def _parse_header(data: bytes) -> tuple[int, int, int, int]:
         raise struct.error(f"magic number {magic}")
     kind, position = _text(data, 4)
     semiring, position = _text(data, position)
-    layout = "<iiQqqq"
-    version, flags, _, start, states, arcs = struct.unpack_from(layout, data, position)
+    version, flags, _, start, states, arcs = struct.unpack_from(_LAYOUT, data, position)
     if (kind, semiring, version, flags) != ("const", "standard", 2, 0):
         raise struct.error(f"{kind} {semiring} version {version} flags {flags}")
-    return position + struct.calcsize(layout), start, states, arcs
+    return position + struct.calcsize(_LAYOUT), start, states, arcs
 
 
 def _text(data: bytes, position: int) -> tuple[str, int]:

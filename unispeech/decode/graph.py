@@ -10,25 +10,26 @@ Miao et al. 2015, "EESEN", for the CTC topology.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
-import os
-import tempfile
+import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from unispeech.errors import DataError, DependencyError
+import numpy as np
+
+from unispeech.decode.arpa import arpa_order, compile_arpa, package, unknown_log10
+from unispeech.decode.fst import ARC, Graph, make_graph, read_graph, write_graph
+from unispeech.errors import DataError
 from unispeech.storage import atomic_path, sha256, write_json
 
 BLANK, BOUNDARY = "<blk>", "|"
 EPSILON, BACKOFF = "<eps>", "#0"
-# Raise it when the same inputs give another graph.
-CODE_VERSION = 1
+# Raise them when the same inputs give another graph or grammar.
+CODE_VERSION, GRAMMAR_VERSION = 2, 1
 
 AGAIN = "run local/prepare_lang.py again"
 INPUTS = ("tokens.txt", "words.txt", "lexicon.txt", "lm.arpa")
@@ -134,10 +135,10 @@ def build_graph(lang: str | Path) -> bool:
     if is_current(lang, inputs):
         return False
     began = time.perf_counter()
-    kf = _package("kaldifst")
+    kf = package("kaldifst")
     language = read_language(lang)
     (lang / "graph.json").unlink(missing_ok=True)
-    lg = _compose_lg(kf, language, _grammar(kf, lang))
+    lg = _compose_lg(kf, language, compile_arpa(lang / "lm.arpa", lang / "words.txt", BACKOFF))
     marks = _marks(language.lexicon)
     hlg = kf.compose(ctc_topology(kf, len(language.tokens), max(marks.values(), default=0)), lg)
     if hlg.start < 0:
@@ -160,6 +161,92 @@ def build_graph(lang: str | Path) -> bool:
     seconds = round(time.perf_counter() - began, 2)
     write_json(lang / "graph.json", {"inputs": inputs, "seconds": seconds, **sizes})
     return True
+
+
+def build_grammar(lang: str | Path, arpa: str | Path) -> Path:
+    """Make `G_rescore.fst` of a language folder, the grammar for rescoring lattices.
+
+    It is an acceptor of word ids whose back-off arcs read nothing, so a sentence costs the least
+    over its ways to back off: for interpolated models that is the sentence's own probability.
+    Words of the lexicon that the model lacks get the probability of its `<unk>`.
+
+    Args:
+        lang: the language folder with `words.txt` and `lexicon.txt`.
+        arpa: the language model, also as .gz.
+
+    Returns:
+        The path of the grammar, which is built only when it is not there for the same inputs.
+
+    Raises:
+        DataError: an input is missing or wrong, or words are in neither the model nor `<unk>`.
+        DependencyError: kaldifst or kaldilm is missing.
+    """
+    lang, arpa = Path(lang), Path(arpa)
+    path, about = lang / "G_rescore.fst", lang / "G_rescore.json"
+    for name in (arpa, lang / "words.txt", lang / "lexicon.txt"):
+        if not name.is_file():
+            raise DataError("no such file", where=name)
+    inputs = {
+        "version": GRAMMAR_VERSION,
+        "arpa": sha256(arpa),
+        **{name: sha256(lang / name) for name in ("words.txt", "lexicon.txt")},
+    }
+    stored = _read_about(about)
+    if stored.get("inputs") == inputs and path.is_file() and sha256(path) == stored["sha256"]:
+        return path
+    began = time.perf_counter()
+    kf = package("kaldifst")
+    words = read_symbols(lang / "words.txt")
+    about.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        kf.StdConstFst(compile_arpa(arpa, lang / "words.txt", BACKOFF)).write(str(temporary))
+        needed = {words[word] for word, _ in read_language(lang).lexicon}
+        graph = _open_grammar(read_graph(temporary), words[BACKOFF], needed, arpa)
+        write_graph(graph, temporary)
+        fst = kf.StdVectorFst(kf.StdConstFst.read(str(temporary)))
+        kf.arcsort(fst, "ilabel")
+        kf.StdConstFst(fst).write(str(temporary))
+    sizes = {"states": len(graph.states), "arcs": len(graph.arcs), "sha256": sha256(path)}
+    seconds = round(time.perf_counter() - began, 2)
+    write_json(about, {"inputs": inputs, "order": arpa_order(arpa), "seconds": seconds, **sizes})
+    return path
+
+
+def _open_grammar(graph: Graph, backoff: int, needed: set[int], arpa: Path) -> Graph:
+    """Back-off arcs that read nothing, and arcs for words that only `<unk>` covers."""
+    arcs, source = graph.arcs.copy(), graph.source
+    is_backoff = arcs["input"] == backoff
+    arcs["input"][is_backoff] = 0
+    arcs["output"] = arcs["input"]
+    shorter = arcs["next"][is_backoff].tolist()
+    following = dict(zip(source[is_backoff].tolist(), shorter, strict=True))
+    empty_history = graph.start
+    while empty_history in following:
+        empty_history = following[empty_history]
+    missing = sorted(needed - set(arcs["input"][source == empty_history].tolist()))
+    if missing:
+        more = np.zeros(len(missing), ARC)
+        more["input"] = more["output"] = missing
+        unknown = unknown_log10(arpa)
+        if unknown is None:
+            raise DataError(
+                f"{len(missing)} word(s) of the lexicon are not in the model, which has no <unk>",
+                where=arpa,
+                remedy="give a model of these words, in the same case, or one with <unk>",
+            )
+        more["cost"] = -math.log(10) * unknown
+        more["next"] = empty_history
+        arcs = np.concatenate([arcs, more])
+        source = np.append(source, np.full(len(missing), empty_history))
+    return make_graph(graph.start, graph.states["final"], source, arcs)
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def is_current(lang: str | Path, inputs: Mapping[str, Any] | None = None) -> bool:
@@ -201,19 +288,19 @@ def ctc_topology(kf: ModuleType, tokens: int, marks: int) -> Any:
 def lexicon_fst(kf: ModuleType, language: Language) -> Any:
     """Spellings in, words out, over any number of words.
 
-    A spelling that ends with the boundary may lose it at the end of the utterance, and the
-    utterance may begin with one, because models learn only the boundaries between words well.
+    A spelling that ends with the boundary may lose it at the end of the utterance, the utterance
+    may begin with boundaries, and there may be more of them between words, because models learn
+    only single boundaries between words well. The papers' beam search does the same.
     """
     number = {token: place + 1 for place, token in enumerate(language.tokens)}
     first_mark = len(language.tokens) + 1
     backoff = language.words[BACKOFF]
     marks = _marks(language.lexicon)
     fst = kf.StdVectorFst()
-    begin, loop, before_boundary, end = (fst.add_state() for _ in range(4))
-    fst.start = begin
-    fst.add_arc(begin, kf.StdArc(0, 0, 0.0, loop))
+    loop, before_boundary, end = (fst.add_state() for _ in range(3))
+    fst.start = loop
     if BOUNDARY in number:
-        fst.add_arc(begin, kf.StdArc(number[BOUNDARY], 0, 0.0, loop))
+        fst.add_arc(loop, kf.StdArc(number[BOUNDARY], 0, 0.0, loop))
         fst.add_arc(before_boundary, kf.StdArc(number[BOUNDARY], 0, 0.0, loop))
     for state in (loop, end):
         fst.set_final(state, 0.0)
@@ -244,33 +331,6 @@ def _compose_lg(kf: ModuleType, language: Language, grammar: Any) -> Any:
     return lg
 
 
-def _grammar(kf: ModuleType, lang: Path) -> Any:
-    kaldilm = _package("kaldilm")
-    with _quiet():
-        text = kaldilm.arpa2fst(
-            input_arpa=str(lang / "lm.arpa"),
-            read_symbol_table=str(lang / "words.txt"),
-            disambig_symbol=BACKOFF,
-            max_arpa_warnings=0,
-        )
-    fst = kf.compile(text)
-    kf.arcsort(fst, "ilabel")
-    return fst
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # kaldilm reports its progress on file descriptor 2, past sys.stderr.
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
 def _marks(lexicon: Iterable[Pronunciation]) -> dict[Pronunciation, int]:
     """Number the spellings that several words share or that begin another one, from 1 up."""
     entries = list(lexicon)
@@ -291,14 +351,3 @@ def _hash_inputs(lang: Path) -> dict[str, Any]:
         if not (lang / name).is_file():
             raise DataError("no such file", where=lang / name, remedy=AGAIN)
     return {"version": CODE_VERSION, **{name: sha256(lang / name) for name in INPUTS}}
-
-
-def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise DependencyError(
-            f"the package {name} is needed to build a graph",
-            found=error,
-            remedy=f"pip install {name}",
-        ) from None

@@ -15,16 +15,14 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unispeech.decode.arpa_reader import BOS, EOS, UNK, Words, ngrams
 from unispeech.errors import DataError, DependencyError
 from unispeech.storage import atomic_path
 
-BOS, EOS, UNK = "<s>", "</s>", "<unk>"
-
-Words = tuple[str, ...]
 Discounts = tuple[float, float, float, float]
 
 # What lmplz falls back to where the closed form has no solution.
@@ -166,40 +164,23 @@ def write_arpa(model: NgramModel, path: str | Path) -> None:
         file.write("\n\\end\\\n")
 
 
-def read_arpa(path: str | Path) -> NgramModel:
-    """Read an ARPA file.
+def read_arpa(path: str | Path, wanted: Collection[Words] | None = None) -> NgramModel:
+    """Read an ARPA file, plain or gzip.
+
+    Args:
+        path: the file.
+        wanted: n-grams to keep; None keeps all. With those of some sentences
+            (`unispeech.decode.arpa_reader.ngrams_of`) the model scores these as the whole one would.
 
     Raises:
         DataError: the file is missing, not ARPA, or ends early.
     """
     grams: list[dict[Words, tuple[float, float]]] = []
-    sizes: list[int] = []
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            for raw in file:
-                line = raw.strip()
-                if line.startswith("ngram ") and not grams:
-                    sizes.append(int(line.partition("=")[2]))
-                elif line.startswith("\\") and line.endswith("-grams:"):
-                    grams.append({})
-                elif line == "\\end\\":
-                    break
-                elif line and grams:
-                    fields = line.split()
-                    words = tuple(fields[1 : len(grams) + 1])
-                    backoff = float(fields[len(grams) + 1]) if len(fields) > len(grams) + 1 else 0.0
-                    grams[-1][words] = (float(fields[0]), backoff)
-            else:
-                raise ValueError("no \\end\\")
-        if not sizes or [len(table) for table in grams] != sizes:
-            raise ValueError("the numbers of n-grams differ from the header's")
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise DataError(
-            "not an ARPA file",
-            where=path,
-            found=error,
-            remedy="give a whole model, or have one estimated from the text",
-        ) from None
+    for entry in ngrams(path):
+        if entry.order > len(grams):
+            grams.append({})
+        if wanted is None or entry.words in wanted:
+            grams[-1][entry.words] = (entry.log10, entry.backoff)
     return NgramModel(grams)
 
 

@@ -1,37 +1,48 @@
-"""Language-model scale and word insertion by decoding a development set again and again.
+"""Language-model scale and word insertion from n-best lists of a development set.
 
-Every point is a real search on stored emissions, so that search errors count as they will on the
-test set. A coarse grid is followed by a pattern search with halving steps (Hooke & Jeeves 1961);
-ties go to the point that was tried first.
+The set is decoded at the present scales, its lists are joined to those before, and the scales
+that leave the fewest errors in them become the present ones, until these stay. Every point is
+thereby a real search, whose errors count as they will on the test set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pydantic
 
 from unispeech.config import Config
 from unispeech.decode.emissions import EmissionReader
-from unispeech.decode.engine import Decoder, decode_set
+from unispeech.decode.engine import Decoder, nbest_set
+from unispeech.decode.nbest import Entry
+from unispeech.decode.scales import Distance, minimise, tabulate
 from unispeech.errors import DataError
+
+Range = tuple[float, float]
+
+_SAME = 1e-3
 
 
 class TuneConfig(Config):
     """Where to search.
 
     Attributes:
-        lm_scales: coarse grid of language-model scales (on natural logarithms).
-        word_insertions: coarse grid of word insertions.
-        refinements: how often the steps of the pattern search are halved.
+        lm_scale: least and greatest language-model scale (on natural logarithms).
+        word_insertion: least and greatest word insertion.
+        nbest: hypotheses in a list.
+        rounds: most decodings of the set.
         utterances: how many utterances to decode, evenly spaced over the set.
+        seed: of the optimiser.
     """
 
-    lm_scales: tuple[float, ...] = pydantic.Field(default=(0.2, 0.5, 0.9, 1.5, 2.5), min_length=1)
-    word_insertions: tuple[float, ...] = pydantic.Field(default=(-1.0, 0.0, 1.0), min_length=1)
-    refinements: int = pydantic.Field(default=2, ge=0, le=10)
+    lm_scale: Range = (0.0, 4.0)
+    word_insertion: Range = (-6.0, 6.0)
+    nbest: int = pydantic.Field(default=100, ge=2)
+    rounds: int = pydantic.Field(default=3, ge=1)
     utterances: int = pydantic.Field(default=500, ge=1)
+    seed: int = 0
 
 
 class Point(NamedTuple):
@@ -42,55 +53,14 @@ class Point(NamedTuple):
     errors: int
 
 
-class Tuning(NamedTuple):
-    """The best point and every point in the order it was tried."""
-
-    best: Point
-    table: list[Point]
-
-
-def tune(errors: Callable[[float, float], int], config: TuneConfig) -> Tuning:
-    """Minimise `errors(lm_scale, word_insertion)` over scales in [0, 20], insertions in [-50, 50].
-
-    Args:
-        errors: decodes with these scales and counts word errors.
-        config: the grid and the number of refinements.
-    """
-    table: dict[tuple[float, float], Point] = {}
-
-    def attempt(lm_scale: float, word_insertion: float) -> Point:
-        key = (round(min(max(lm_scale, 0.0), 20.0), 4), round(min(max(word_insertion, -50), 50), 4))
-        if key not in table:
-            table[key] = Point(*key, errors(*key))
-        return table[key]
-
-    best = min(
-        [attempt(scale, insertion) for scale in config.lm_scales
-         for insertion in config.word_insertions],
-        key=_errors,
-    )  # fmt: skip
-    steps = (_gap(config.lm_scales, 0.4) / 2, _gap(config.word_insertions, 1.0) / 2)
-    for _ in range(config.refinements):
-        improved = True
-        while improved:
-            around = [
-                attempt(best.lm_scale + a * steps[0], best.word_insertion + b * steps[1])
-                for a, b in ((-1, 0), (1, 0), (0, -1), (0, 1))
-            ]
-            found = min([best, *around], key=_errors)
-            improved = found.errors < best.errors
-            best = found
-        steps = (steps[0] / 2, steps[1] / 2)
-    return Tuning(best, list(table.values()))
-
-
 def tune_decoder(
     decoder: Decoder,
     reader: EmissionReader,
     words: dict[str, int],
     references: dict[str, str],
-    count: Callable[[dict[str, str], dict[str, str]], int],
+    distance: Distance,
     config: TuneConfig,
+    start: tuple[float, float],
 ) -> dict[str, Any]:
     """Tune the scales of a decoder on stored emissions.
 
@@ -99,11 +69,13 @@ def tune_decoder(
         reader: emissions of the development set.
         words: the word symbol table.
         references: words by utterance.
-        count: word errors of hypotheses, given references and hypotheses.
+        distance: edit distance of two word sequences.
         config: where to search.
+        start: language-model scale and word insertion of the first decoding.
 
     Returns:
-        The best scales, how they were found, and `table`: every point tried, as `columns` says.
+        The scales of the decoding with the fewest errors, how they were found, and `table`: every
+        decoding in order, as `columns` says.
 
     Raises:
         DataError: an utterance has no reference.
@@ -116,23 +88,31 @@ def tune_decoder(
             where=f"{reader.folder}, utterance {absent[0]}",
             remedy="give the manifest that these emissions were made from",
         )
-    subset = {name: references[name] for name in chosen}
-    seconds = 0.0
-
-    def errors(lm_scale: float, word_insertion: float) -> int:
-        nonlocal seconds
-        decoder.set_scales(lm_scale, word_insertion)
-        decoded = decode_set(decoder, ((name, reader[name]) for name in chosen), words)
-        seconds += decoded.seconds
-        return count(subset, decoded.text)
-
-    best, table = tune(errors, config)
+    began = time.perf_counter()
+    points: list[Point] = []
+    pool: dict[str, dict[str, Entry]] = {name: {} for name in chosen}
+    present = start
+    for _ in range(config.rounds):
+        decoder.set_scales(*present)
+        lists = nbest_set(decoder, ((n, reader[n]) for n in chosen), words, config.nbest).lists
+        table = tabulate({n: lists[n][:1] for n in chosen}, references, (), distance)
+        points.append(Point(*present, int(table.errors.sum())))
+        _join(pool, lists)
+        joined = {name: list(entries.values()) for name, entries in pool.items()}
+        table = tabulate(joined, references, (), distance)
+        starts = [present, *(point[:2] for point in points)]
+        found = minimise(table, starts, (config.lm_scale, config.word_insertion), config.seed)
+        present = (found.values[0], found.values[1])
+        if any(_close(present, point[:2]) for point in points):
+            break
+    # Of equally good ones the last was found with the most lists.
+    best = min(reversed(points), key=lambda point: point.errors)
     return {
         **best._asdict(),
         "utterances": len(chosen),
-        "seconds": round(seconds, 3),
+        "seconds": round(time.perf_counter() - began, 3),
         "columns": list(Point._fields),
-        "table": [list(point) for point in table],
+        "table": [list(point) for point in points],
     }
 
 
@@ -143,11 +123,14 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _errors(point: Point) -> int:
-    return point.errors
+def _join(pool: dict[str, dict[str, Entry]], lists: dict[str, list[Entry]]) -> None:
+    for name, entries in lists.items():
+        for entry in entries:
+            known = pool[name].get(entry.text)
+            # A narrower search may have missed the best path of the same words.
+            if known is None or entry.acoustic > known.acoustic:
+                pool[name][entry.text] = entry
 
 
-def _gap(values: Sequence[float], default: float) -> float:
-    ordered = sorted(set(values))
-    gaps = [b - a for a, b in zip(ordered[:-1], ordered[1:], strict=True)]
-    return min(gaps, default=default)
+def _close(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(abs(x - y) < _SAME for x, y in zip(a, b, strict=True))

@@ -68,13 +68,13 @@ def read_fairseq(state: Mapping[str, Any], path: Path) -> Foreign:
         DataError: no weights, or settings that contradict themselves.
     """
     weights = tensors_of(state.get("model"), path)
-    model, task = _settings(state)
+    model, task = settings_of(state)
     is_recogniser = any(name.startswith(CTC_PREFIX) for name in weights)
     bare = {n.removeprefix(CTC_PREFIX): w for n, w in weights.items()}
     encoder_model, encoder_task = model, task
     if model.get("w2v_args"):
         # Fine-tuned files repeat the settings of the pre-training, which shaped the encoder.
-        encoder_model, encoder_task = _settings({"cfg": model["w2v_args"]})
+        encoder_model, encoder_task = settings_of({"cfg": model["w2v_args"]})
     normalize = any(
         bool(source.get("normalize")) for source in (encoder_model, encoder_task, model, task)
     )
@@ -150,7 +150,7 @@ def _expression(node: ast.expr) -> Any:
     raise ValueError("not a list of blocks")
 
 
-def _settings(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def settings_of(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings of model and task; flat and old files hold both in one."""
     cfg, args = state.get("cfg"), state.get("args")
     if isinstance(cfg, dict) and isinstance(cfg.get("model"), dict):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unispeech.errors import DataError
 from unispeech.hub.fairseq import Foreign, read_fairseq, tensors_of
@@ -92,14 +92,14 @@ def _from_ours(state: Mapping[str, Any], path: Path) -> SpeechModel:
         heads = validated(HeadsConfig, state.get("heads"), path)
         tokens = tuple(map(str, state.get("tokens", ())))
         model = SpeechModel(state.get("family", "wavlm"), encoder, heads, tokens)
-        _assign(model, {name: name for name in model.state_dict()}, weights, path)
+        assign(model, {name: name for name in model.state_dict()}, weights, path)
         return model
     tokens = tuple(map(str, state.get("tokens", ())))
     validated(CtcConfig, state.get("ctc"), path)
     family: Family = "wavlm" if encoder.relative_position else "hubert"
     model = SpeechModel(family, encoder, HeadsConfig(tokens=len(tokens)), tokens)
     names = {name: name.replace("heads.proj.", "proj.") for name in model.state_dict()}
-    _assign(model, names, weights, path)
+    assign(model, names, weights, path)
     return model
 
 
@@ -111,19 +111,19 @@ def _from_huggingface(folder: Path) -> SpeechModel:
     names = huggingface_names(
         model.state_dict(), foreign.family, "new" if is_new else "old", not foreign.is_recogniser
     )
-    _assign(model, names, foreign.weights, folder)
+    assign(model, names, foreign.weights, folder)
     return model
 
 
 def _build(foreign: Foreign, path: Path) -> SpeechModel:
     model = SpeechModel(foreign.family, foreign.encoder, foreign.heads)
     names = fairseq_names(model.state_dict(), foreign.encoder, foreign.is_recogniser)
-    _assign(model, names, foreign.weights, path)
+    assign(model, names, foreign.weights, path)
     return model
 
 
-def _assign(
-    model: SpeechModel, names: Mapping[str, str], weights: Mapping[str, Tensor], path: Path
+def assign(
+    model: nn.Module, names: Mapping[str, str], weights: Mapping[str, Tensor], path: Path
 ) -> None:
     """Put `weights` into the model under our names.
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from unispeech.errors import DependencyError
 from unispeech.models.frontend import ConvExtractor
+from unispeech.models.language_model import LanguageModel
 from unispeech.models.transformer import Transformer
 from unispeech.train.config import TrainConfig
 
@@ -22,9 +23,9 @@ def set_execution(model: nn.Module, config: TrainConfig) -> None:
     if config.compile:
         _check_compiler()
     for module in model.modules():
-        if isinstance(module, ConvExtractor | Transformer):
+        if isinstance(module, ConvExtractor | Transformer | LanguageModel):
             module.activation_checkpointing = config.activation_checkpointing
-        if isinstance(module, Transformer) and config.compile:
+        if isinstance(module, Transformer | LanguageModel) and config.compile:
             for layer in module.layers:
                 # Shapes that are variable from the start give the same kernels whichever batch
                 # comes first, so a run that continues repeats the one that did not stop.

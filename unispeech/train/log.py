@@ -153,11 +153,9 @@ class Meter:
     def rates(self) -> dict[str, float]:
         """Speed, memory and share of time spent waiting; then start anew."""
         elapsed = time.monotonic() - self.began
-        values = {
-            "audio_seconds_per_second": self.sums.get("seconds", 0.0) / elapsed,
-            "memory_mb": memory_mb(),
-            "data_wait": self.waited / elapsed,
-        }
+        speeds = (("audio_seconds_per_second", "seconds"), ("words_per_second", "words"))
+        values = {name: self.sums[of] / elapsed for name, of in speeds if self.sums.get(of)}
+        values |= {"memory_mb": memory_mb(), "data_wait": self.waited / elapsed}
         self._reset()
         return values
 
