@@ -167,7 +167,7 @@ ONLY_IN = {
     "matplotlib": r"unispeech/report/.*",
     "jinja2": r"unispeech/report/.*",
     "transformers": r"(unispeech/hub|tests)/.*",
-    "sentencepiece": r"(unispeech/data/tokens|local/units)\.py",
+    "sentencepiece": r"(unispeech/data|local)/.*",
 }
 ONE_MODULE = ("kaldifst", "kaldi_decoder", "k2", "kaldilm")
 

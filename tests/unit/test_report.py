@@ -150,9 +150,13 @@ def test_every_decoding_names_its_language_model(exp: Path, tmp_path: Path) -> N
     """What is compared with the paper's 4-gram and Transformer lines."""
     write_json(exp / "lang" / "lm.arpa", {})
     (exp / "lang" / "lm.arpa").write_text("\\data\\\nngram 3=7\n")
-    add_scored(exp, "pretrained", "rescored", 4.0)
-    add_scored(exp, "pretrained", "graph_4gram", 6.0)
     infer = exp / "infer" / "pretrained"
+    for method, rate, about in (
+        ("rescored", 4.0, {"lm": "4-gram + Transformer", "backend": "k2"}),
+        ("graph_4gram", 6.0, {"lm": "4-gram", "rescore_arpa": "f" * 64, "backend": "k2"}),
+    ):
+        add_scored(exp, "pretrained", method, rate)
+        write_json(infer / "test" / method / "decode.json", {"method": "graph", **about})
     (infer / "test").rename(infer / "test-other")
     options = ["--model", "exp/wavlm_large_it2", "--paper-hours", "10"]
     assert report(exp, *options, "--publish", str(tmp_path)) == 0
@@ -164,9 +168,10 @@ def test_every_decoding_names_its_language_model(exp: Path, tmp_path: Path) -> N
     found = {name: (row.conditions["LM"], row.paper) for name, row in rows.items()}
     assert found == {
         "greedy": ("none", None), "graph": ("3-gram", None),
-        "graph_4gram": ("4-gram lattice rescoring", 5.5), "rescored": ("Transformer", 4.6),
+        "graph_4gram": ("4-gram lattice rescoring", 5.5), "rescored": ("4-gram + Transformer", 4.6),
     }  # fmt: skip
     assert list(rows) == ["greedy", "graph", "graph_4gram", "rescored"]
+    assert [row.conditions.get("backend") for row in rows.values()] == [None, "kaldi", "k2", "k2"]
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| WavLM Large | Transformer |  | not run / 4.0 |  |  | **ours** |" not in text
     assert "| WavLM Large | Transformer | not run | not run / 4.0 | not run |" in text

@@ -95,16 +95,19 @@ def conditions(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _language_model(one: Scored, lm: str) -> str:
-    """The language-model condition: none, an n-gram, lattice rescoring, or a Transformer."""
+    """The language-model condition: none, an n-gram, lattices rescored with one, or several models.
+
+    `lm` is the n-gram of the graph, for decodings that do not name theirs.
+    """
     if one.method == "greedy":
         return "none"
-    if one.method == "graph_4gram":
-        return f"{one.decode.get('rescoring_lm', '4-gram')} lattice rescoring"
-    return str(one.decode.get("lm", "Transformer")) if one.method == "rescored" else lm
+    named = str(one.decode.get("lm", lm))
+    return f"{named} lattice rescoring" if "rescore_arpa" in one.decode else named
 
 
 def _published_lm(one: Scored, lm: str) -> str:
-    return _language_model(one, lm).removesuffix(" lattice rescoring")
+    """The same as the papers name it: by the model that has the last word."""
+    return _language_model(one, lm).removesuffix(" lattice rescoring").split(" + ")[-1]
 
 
 def _conditions(
@@ -126,7 +129,8 @@ def _conditions(
 
 def decoding_settings(decode: dict[str, Any]) -> dict[str, str | int | float | bool]:
     """The back-end, beam, scales and the like of a `decode.json`, without its measurements."""
-    measured = {"method", "utterances", "seconds", "rtf", "audio_seconds"}
+    # The language model is a condition of its own.
+    measured = {"method", "utterances", "seconds", "rtf", "audio_seconds", "lm"}
     return {
         name: value
         for name, value in decode.items()
