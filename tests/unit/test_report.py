@@ -186,6 +186,21 @@ def test_every_decoding_names_its_language_model(exp: Path, tmp_path: Path) -> N
     assert "| WavLM Large | Transformer | not run | not run / 4.0 | not run |" in text
 
 
+def test_phones_and_words_of_one_model_are_told_apart(exp: Path, tmp_path: Path) -> None:
+    """A model of phones: scored by phones greedily, by words after the graph."""
+    for system in ("pretrained", "scratch"):
+        folder = exp / "infer" / system / "test" / "greedy"
+        rate = {"metric": "PER", "per": 30.0, "low": 29.0, "high": 31.0, "phones": 99}
+        write_json(folder / "per.json", rate)
+        (folder / "wer.json").unlink()
+    found = collected(exp, "librispeech", "Made-up", None, None)
+    text = results.render(found)
+    assert "Phone error rate and word error rate in percent" in text
+    assert "**30.00** [29.00, 31.00] PER |" in text
+    assert "**10.00** [5.00, 15.00] WER |" in text
+    assert "PER or WER %" in results.console(found)
+
+
 def test_phone_error_rates_of_several_languages(tmp_path: Path) -> None:
     """Language columns and their average, in the paper's setting and in another one."""
     exp = tmp_path / "exp"
