@@ -12,7 +12,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIBRISPEECH = ["librispeech", "--corpora", "/corpora", "--exp", "/e"]
 COMMON_VOICE = ["commonvoice", "--corpora", "/corpora", "--exp", "/e", "--splits", "/lists"]
-TRANSFORMER = "conf/transformer_lm/large.yaml"
 
 
 def start(recipe: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -131,13 +130,10 @@ def test_what_is_estimated_here_for_rescoring() -> None:
     assert {after(words, "--rescore-arpa") for words in larger} == {"/e/lang/rescore.arpa"}
 
 
-@pytest.mark.skipif(
-    not (ROOT / "egs/librispeech" / TRANSFORMER).is_file(), reason="no Transformer configured"
-)
 def test_a_transformer_is_trained_and_used() -> None:
     found = commands(*LIBRISPEECH, "--lm", "transformer", "--lm-text", "/text.txt.gz")
     (training,) = with_word(found, "lm")
-    assert after(training, "--config") == TRANSFORMER
+    assert after(training, "--config") == "conf/transformer_lm/large.yaml"
     assert after(training, "--output") == "/e/lm"
     assert {"data.train=/text.txt.gz", "data.valid=/e/data/dev-other.jsonl.gz"} <= set(training)
     assert {after(words, "--lm") for words in with_word(found, "rescore")} == {"transformer=/e/lm"}

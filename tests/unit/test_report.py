@@ -131,19 +131,32 @@ def test_paper_value_stands_beside_ours(
         (exp / "infer" / system / "test").rename(exp / "infer" / system / "test-clean")
     (exp / "data" / "test.jsonl.gz").rename(exp / "data" / "test-clean.jsonl.gz")
     (exp / "lang" / "lm.arpa").write_text("\\data\\\nngram 1=5\nngram 4=7\n")
-    options = ["--paper-model", "wavlm base", "--paper-hours", "100", "--publish", str(tmp_path)]
+    options = ["--model", "exp/wavlm_base_it1", "--paper-hours", "100", "--publish", str(tmp_path)]
+    options += ["--condition", "budget=100h"]
     assert report(exp, *options) == 0
     rows = results.read(tmp_path / "results.json")
     found = {(row.system, row.decoding): row.paper for row in rows}
     assert found["pretrained", "graph"] == 3.4
     assert found["pretrained", "greedy"] == 5.7
     assert found["scratch", "graph"] is None
-    assert "off by +14.3" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "off by +14.3" in out
+    assert "| WavLM Base | none | not run | not run | 20.0 / not run | **ours** |" in out
+    assert {row.conditions["budget"] for row in rows} == {"100h"}
     text = (tmp_path / "RESULTS.md").read_text()
     paper_line = "| WavLM Base | 4-gram | 5.7 / 10.8 | 4.3 / 9.2 | 3.4 / 7.7 |  | paper |"
     ours = "| WavLM Base | 4-gram | not run | not run | 10.0 / not run |  | **ours** |"
     assert f"{paper_line}\n{ours}\n" in text
     assert "| WavLM Large | 4-gram | 3.8 / 6.6 | 2.9 / 5.5 | 2.3 / 4.6 |  | not run |" in text
+
+
+def collected(
+    exp: Path, recipe: str, data_name: str, model: str | None, hours: int | None, **more: str
+) -> list[Result]:
+    """The rows of an experiment, without the page."""
+    read = experiment.read(exp)
+    about = {"recipe": recipe, "data_name": data_name, "command": COMMAND, "more": more}
+    return results.collect(read, paper_model=model, paper_hours=hours, **about)
 
 
 def test_every_decoding_names_its_language_model(exp: Path, tmp_path: Path) -> None:
@@ -158,13 +171,9 @@ def test_every_decoding_names_its_language_model(exp: Path, tmp_path: Path) -> N
         add_scored(exp, "pretrained", method, rate)
         write_json(infer / "test" / method / "decode.json", {"method": "graph", **about})
     (infer / "test").rename(infer / "test-other")
-    options = ["--model", "exp/wavlm_large_it2", "--paper-hours", "10"]
-    assert report(exp, *options, "--publish", str(tmp_path)) == 0
-    rows = {
-        row.decoding: row
-        for row in results.read(tmp_path / "results.json")
-        if row.system == "pretrained"
-    }
+    found_here = collected(exp, "librispeech", "Made-up", "WavLM Large", 10)
+    results.publish(tmp_path, found_here)
+    rows = {row.decoding: row for row in found_here if row.system == "pretrained"}
     found = {name: (row.conditions["LM"], row.paper) for name, row in rows.items()}
     assert found == {
         "greedy": ("none", None), "graph": ("3-gram", None),
@@ -177,7 +186,22 @@ def test_every_decoding_names_its_language_model(exp: Path, tmp_path: Path) -> N
     assert "| WavLM Large | Transformer | not run | not run / 4.0 | not run |" in text
 
 
-def test_phone_error_rates_of_several_languages(tmp_path: Path, capsys) -> None:
+def test_phones_and_words_of_one_model_are_told_apart(exp: Path, tmp_path: Path) -> None:
+    """A model of phones: scored by phones greedily, by words after the graph."""
+    for system in ("pretrained", "scratch"):
+        folder = exp / "infer" / system / "test" / "greedy"
+        rate = {"metric": "PER", "per": 30.0, "low": 29.0, "high": 31.0, "phones": 99}
+        write_json(folder / "per.json", rate)
+        (folder / "wer.json").unlink()
+    found = collected(exp, "librispeech", "Made-up", None, None)
+    text = results.render(found)
+    assert "Phone error rate and word error rate in percent" in text
+    assert "**30.00** [29.00, 31.00] PER |" in text
+    assert "**10.00** [5.00, 15.00] WER |" in text
+    assert "PER or WER %" in results.console(found)
+
+
+def test_phone_error_rates_of_several_languages(tmp_path: Path) -> None:
     """Language columns and their average, in the paper's setting and in another one."""
     exp = tmp_path / "exp"
     for code, value in (("es", 5.0), ("fr", 6.5)):
@@ -188,23 +212,20 @@ def test_phone_error_rates_of_several_languages(tmp_path: Path, capsys) -> None:
         add_training(exp, f"finetune_{code}", minutes=10.0)
         add_training(exp, f"pretrain_continued_{code}", minutes=5.0)
     add_training(exp, "pretrain", minutes=100.0)
-    base = ["report", "--exp", str(exp), "--recipe", "commonvoice", "--command", COMMAND]
-    base += ["--data-name", "Common Voice", "--publish", str(tmp_path)]
-    assert main([*base, "--paper-model", "UniSpeech-L+", "--paper-hours", "1"]) == 0
+    found = collected(exp, "commonvoice", "Common Voice", "UniSpeech-L+", 1)
+    results.publish(tmp_path, found)
     table = "| UniSpeech-L+ | 4.7 | 6.2 | 6.8 | 6.1 | 6.8 | 8.3 | 17.1 | 5.5 | 7.7 | paper |\n"
     table += "| UniSpeech-L+ | 5.0 | 6.5 |" + 6 * " not run |" + " 5.8 of 2 | **ours** |\n"
     assert table in (tmp_path / "RESULTS.md").read_text()
-    assert table in capsys.readouterr().out
-    rows = {row.dataset: row for row in results.read(tmp_path / "results.json")}
+    rows = {row.dataset: row for row in found}
     # Its own fine-tuning and continued pre-training, and the pre-training of all.
     assert {row.minutes for row in rows.values()} == {115.0}
     assert rows["Common Voice es test"].paper == 4.7
-    conditions = ["--condition", "setting=many-to-many", "--condition", "vocabulary=shared"]
-    assert main([*base, *conditions]) == 0
+    more = {"setting": "many-to-many", "vocabulary": "shared"}
+    results.publish(tmp_path, collected(exp, "commonvoice", "Common Voice", None, None, **more))
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| Common Voice | pretrained | shared | 5.0 | 6.5 | 5.8 |" in text
     assert "many-to-one: not run" in text
-    assert main([*base, "--condition", "setting"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -212,6 +233,8 @@ def test_phone_error_rates_of_several_languages(tmp_path: Path, capsys) -> None:
     [
         (["--paper-model", "WavLM Base"], 2),
         (["--paper-model", "WavML Base", "--paper-hours", "1"], 2),
+        (["--paper-hours", "1"], 2),
+        (["--condition", "setting"], 2),
     ],
 )
 def test_wrong_paper_options(exp: Path, options: list[str], code: int) -> None:

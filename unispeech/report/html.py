@@ -17,7 +17,7 @@ from unispeech.report import figures
 from unispeech.report.experiment import Experiment, Scored
 from unispeech.report.figures import FloatArray, Picture
 from unispeech.report.record import Result
-from unispeech.report.results import comparisons, decoding_settings
+from unispeech.report.results import comparisons, decoding_settings, metrics, unit
 
 SAMPLE_RATE = 16000
 
@@ -137,9 +137,12 @@ def page(
         recipe=first.recipe if first else experiment.root.name,
         command=first.command if first else "",
         missing=experiment.missing,
-        rows=[_row(*pair) for pair in zip(experiment.scored, results, strict=True)],
+        rows=[
+            _row(one, result, unit(result, results))
+            for one, result in zip(experiment.scored, results, strict=True)
+        ],
         has_paper=any(result.paper is not None for result in results),
-        metric=first.metric if first else "WER",
+        metric=" or ".join(metrics(results)) or "WER",
         counted=experiment.scored[0].counted if experiment.scored else "words",
         comparisons=[*comparisons(results), *_paired(experiment.scored)],
         intervals=_intervals(experiment.scored, results),
@@ -153,11 +156,11 @@ def page(
     )
 
 
-def _row(one: Scored, result: Result) -> dict[str, Any]:
+def _row(one: Scored, result: Result, unit: str) -> dict[str, Any]:
     settings = decoding_settings(one.decode)
     return {
         "result": result,
-        "method": one.method,
+        "method": one.method + unit,
         "counts": [one.wer.get(k, "–") for k in ("substitutions", "deletions", "insertions")],
         "counted": one.wer.get(one.counted, "–"),
         "utterances": one.wer.get("utterances", "–"),
@@ -174,7 +177,7 @@ def _intervals(scored: Sequence[Scored], results: Sequence[Result]) -> Picture |
             (f"{one.set}, {one.method}, {one.system}", one.system, r.value, r.low, r.high, r.paper)
             for one, r in zip(scored, results, strict=True)
         ],
-        results[0].metric,
+        " or ".join(metrics(results)),
     )
 
 
@@ -225,12 +228,13 @@ def _speakers(
     scored: Sequence[Scored], speakers: Mapping[Path, SpeakerCounts]
 ) -> list[tuple[str, Picture]]:
     groups: dict[str, dict[str, SpeakerCounts]] = {}
-    metric = scored[0].metric if scored else "WER"
+    rates: dict[str, str] = {}
     for one in scored:
         if speakers.get(one.folder):
             title = f"{one.set}, {one.method} decoding"
             groups.setdefault(title, {})[one.system] = speakers[one.folder]
-    return [(title, figures.speaker_bars(systems, metric)) for title, systems in groups.items()]
+            rates[title] = one.metric
+    return [(title, figures.speaker_bars(own, rates[title])) for title, own in groups.items()]
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

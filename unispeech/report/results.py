@@ -192,7 +192,8 @@ def publish(folder: str | Path, results: Sequence[Result]) -> list[Result]:
 def render(results: Sequence[Result]) -> str:
     """RESULTS.md of one recipe's records."""
     recipe = results[0].recipe if results else "recipe"
-    rate = "Phone error rate" if results and results[0].metric == "PER" else "Word error rate"
+    rates = {"WER": "word error rate", "PER": "phone error rate"}
+    rate = (" and ".join(rates[name] for name in metrics(results)) or rates["WER"]).capitalize()
     parts = [_HEADER.format(recipe=recipe, rate=rate), "## Measured here", _measured(results)]
     lines = comparisons(results)
     if lines:
@@ -213,7 +214,7 @@ def _measured(results: Sequence[Result]) -> str:
             result.dataset,
             result.system,
             _number(result.paper),
-            f"**{result.value:.2f}** [{result.low:.2f}, {result.high:.2f}]",
+            f"**{result.value:.2f}** [{result.low:.2f}, {result.high:.2f}]{unit(result, results)}",
             result.state,
             describe(result.conditions),
             _code(result.config),
@@ -228,16 +229,26 @@ def _measured(results: Sequence[Result]) -> str:
     return table(head, rows)
 
 
+def metrics(results: Iterable[Result]) -> list[str]:
+    """What the rows measure: a model of phones is scored by phones, and by words after a graph."""
+    return list(dict.fromkeys(result.metric for result in results))
+
+
+def unit(result: Result, results: Iterable[Result]) -> str:
+    """The metric behind a number, where not all rows have the same."""
+    return f" {result.metric}" if len(metrics(results)) > 1 else ""
+
+
 def console(results: Sequence[Result]) -> str:
     """A plain table of the records, the paper's value beside ours."""
-    rate = f"{results[0].metric if results else 'WER'} %"
+    rate = f"{' or '.join(metrics(results)) or 'WER'} %"
     head = ("data", "system", "decoding", rate, "95 % interval", "paper", "state")
     rows = [
         (
             result.dataset,
             result.system,
             result.decoding,
-            f"{result.value:.2f}",
+            f"{result.value:.2f}{unit(result, results)}",
             f"[{result.low:.2f}, {result.high:.2f}]",
             _number(result.paper),
             result.state,
