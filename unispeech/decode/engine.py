@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -84,15 +84,15 @@ def choose_backend(name: Backend) -> str:
     Raises:
         DependencyError: k2 was asked for by name and cannot be imported.
     """
-    if name == "kaldi" or (name == "auto" and importlib.util.find_spec("k2") is None):
+    from unispeech.decode import k2_process
+
+    if name == "kaldi" or (name == "auto" and not _k2_imports()):
         return "kaldi"
-    import torch
-
-    from unispeech.decode import k2, k2_process
-
     if name == "auto":
-        return "k2" if torch.cuda.is_available() and k2.available() else "kaldi"
-    if not k2.available() and k2_process.find_python() is None:
+        import torch
+
+        return "k2" if torch.cuda.is_available() else "kaldi"
+    if not _k2_imports() and k2_process.find_python() is None:
         raise DependencyError(
             "the back-end 'k2' was asked for, but k2 cannot be imported and has no environment",
             remedy=f"{k2_process.SETUP}, or use --backend kaldi",
@@ -109,22 +109,38 @@ def open_decoder(backend: str, lang: str | Path, tokens: int, search: SearchConf
     """
     decoder: Decoder
     if backend == "k2":
-        from unispeech.decode import k2, k2_process
-
         path = Path(lang) / "LG.fst"
         try:
             lg = read_graph(path)
         except (OSError, ValueError) as error:
             raise DataError("not a decoding graph", where=path, found=error) from None
-        back_end = k2.K2Decoder if k2.available() else k2_process.K2Process
         sizes = (search.beam, search.max_active, search.min_active)
-        decoder = back_end(lg, tokens, *sizes, cache=Path(lang) / "HLG.k2.npz")
+        decoder = _k2_back_end()(lg, tokens, *sizes, cache=Path(lang) / "HLG.k2.npz")
     else:
         from unispeech.decode.kaldi import KaldiDecoder
 
         decoder = KaldiDecoder(lang, tokens, search.beam, search.max_active, search.min_active)
     decoder.set_scales(search.lm_scale, search.word_insertion)
     return decoder
+
+
+def _k2_imports() -> bool:
+    # Without any k2 there is no need to import torch, which takes longer than decoding often does.
+    if importlib.util.find_spec("k2") is None:
+        return False
+    from unispeech.decode import k2
+
+    return k2.available()
+
+
+def _k2_back_end() -> Any:
+    if _k2_imports():
+        from unispeech.decode.k2 import K2Decoder
+
+        return K2Decoder
+    from unispeech.decode.k2_process import K2Process
+
+    return K2Process
 
 
 def check_tokens(reader: EmissionReader, language: Language) -> None:
