@@ -116,9 +116,9 @@ class K2Decoder:
             lm_scale, insertion = self._scales
             for i, found in enumerate(self.nbest(emissions, 1)):
                 if found:
-                    ((words, acoustic, lm),) = found
-                    score = acoustic + lm_scale * lm + insertion * len(words)
-                    results[i] = (list(words), score, True)
+                    best_words, acoustic, lm = found[0]
+                    score = acoustic + lm_scale * lm + insertion * len(best_words)
+                    results[i] = (list(best_words), score, True)
                 elif len(emissions[i]):
                     results[i] = ([], float("-inf"), False)
             return results

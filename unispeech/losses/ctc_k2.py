@@ -40,7 +40,7 @@ def k2_ctc_loss(
         ImportError: k2 is missing.
     """
     k2 = importlib.import_module("k2")
-    transcripts = [part.tolist() for part in targets.cpu().split(target_lengths.tolist())]
+    transcripts = [part.tolist() for part in torch.split(targets.cpu(), target_lengths.tolist())]
     sizes = frames.tolist()
     # Longest first, as k2 wants them. One that cannot fit has an infinite loss, and its gradient
     # would not be a number.
