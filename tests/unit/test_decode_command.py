@@ -15,10 +15,17 @@ from lhotse import MonoCut, SupervisionSegment
 from unispeech.__main__ import main
 from unispeech.data.manifests import write_cuts
 from unispeech.decode.emissions import EmissionWriter
-from unispeech.decode.tune import TuneConfig, spread, tune
+from unispeech.decode.nbest import Entry, read_nbest
+from unispeech.decode.ngram import estimate, write_arpa
+from unispeech.decode.rescoring import Mixture, choose
+from unispeech.decode.scales import minimise, tabulate
+from unispeech.decode.tune import spread
+from unispeech.score.wer import edit_distance
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ["THE CAT SAT", "THE DOG SAT", "A CAT RAN", "A DOG RAN TO THE CAT", "THE CAT RAN"] * 4
+# The order of the test sentences in each set.
+SETS = {"test": 1, "dev": -1}
 TEST = ["THE CAT RAN", "A DOG SAT", "THE DOG RAN TO THE CAT", "A CAT SAT"]
 
 
@@ -147,11 +154,12 @@ def test_tuning_is_kept_and_reused(
 ) -> None:
     reference = manifest(tmp_path / "dev.jsonl.gz", TEST[::-1])
     options = ["--tune-emissions", tmp_path / "dev", "--tune-reference", reference]
-    options.append("tune.refinements=1")
+    options.append("tune.nbest=20")
     assert decode(*options, noise=3.0) == 0
     stored = tmp_path / "test" / "graph" / "tune.json"
     tuned = json.loads(stored.read_text())
-    assert len(tuned["table"]) >= 15
+    assert tuned["columns"] == ["lm_scale", "word_insertion", "errors"]
+    assert 2 <= len(tuned["table"]) <= 3
     errors = [point[2] for point in tuned["table"]]
     assert tuned["errors"] == min(errors)
     about = json.loads((tmp_path / "test" / "graph" / "decode.json").read_text())
@@ -167,16 +175,91 @@ def test_tuning_is_kept_and_reused(
     assert "already decoded" in capsys.readouterr().out
 
 
-def test_tune_finds_the_minimum_between_grid_points() -> None:
-    def errors(lm_scale: float, word_insertion: float) -> int:
-        return round(1000 * ((lm_scale - 1.2) ** 2 + 0.1 * (word_insertion + 2.0) ** 2))
-
-    config = TuneConfig(refinements=4)
-    best, table = tune(errors, config)
-    assert best.lm_scale == pytest.approx(1.2, abs=0.05)
-    assert best.word_insertion == pytest.approx(-2.0, abs=0.2)
-    assert len(table) == len({point[:2] for point in table})
+def test_the_optimiser_finds_the_least_errors() -> None:
+    generator = np.random.default_rng(1)
+    letters = ["A", "B", "A B", "A B A", "B A B A"]
+    lists = {
+        str(number): [
+            Entry(text, *generator.normal(-10.0, 2.0, 2).tolist(), {"other": -float(place)})
+            for place, text in enumerate(letters)
+        ]
+        for number in range(12)
+    }
+    references = {name: letters[int(name) % 5] for name in lists}
+    table = tabulate(lists, references, ["other"], edit_distance)
+    axes = [np.linspace(0.0, 2.0, 21), np.linspace(0.0, 2.0, 21), np.linspace(-3.0, 3.0, 25)]
+    grid = np.stack(np.meshgrid(*axes), -1).reshape(-1, 3)
+    least = min(
+        sum(
+            edit_distance(references[name].split(), best.text.split())
+            for name, entries in lists.items()
+            for best in [max(entries, key=Mixture(a, {"other": b}, c).total)]
+        )
+        for a, b, c in grid[::7].tolist()
+    )
+    found = minimise(table, [(9.0, 9.0, -9.0)], [(0.0, 2.0), (0.0, 2.0), (-3.0, 3.0)])
+    assert found.errors <= least
+    mixture = Mixture(found.values[0], {"other": found.values[1]}, found.values[2])
+    chosen = choose(lists, mixture)
+    total = sum(edit_distance(references[n].split(), chosen[n].split()) for n in lists)
+    assert total == found.errors
+    assert minimise(table, [found.values], [(0.0, 0.1)] * 3).errors <= found.errors
     assert spread([str(i) for i in range(10)], 5) == ["0", "2", "4", "6", "8"]
+
+
+def test_lists_are_rescored_by_other_models(
+    decode: Callable[..., int], lang: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kenlm = pytest.importorskip("kenlm", reason="n-gram scores come from KenLM")
+    references = {n: manifest(tmp_path / f"{n}.jsonl.gz", TEST[::d]) for n, d in SETS.items()}
+    folders = {name: tmp_path / f"{name}-lists" for name in SETS}
+    for name, folder in folders.items():
+        options = ["--emissions", tmp_path / name, "--output", folder, "--nbest", 15]
+        assert decode(*options, "--reference", references[name], noise=3.0) == 0
+    about = json.loads((folders["test"] / "nbest.json").read_text())
+    assert about["oracle"]["errors"] <= about["oracle"]["first"]
+    lists = read_nbest(folders["test"])
+    assert [entries[0].text for entries in lists.values()] == [
+        line.partition(" ")[2] for line in (folders["test"] / "text").read_text().splitlines()
+    ]
+    larger = tmp_path / "larger.arpa"
+    write_arpa(estimate([text.split() for text in [*TRAIN, *TEST]], 4), larger)
+    dev, test = tmp_path / "dev-rescored", tmp_path / "test-rescored"
+    models = ["--lm", f"larger={larger}"]
+    tuning = ["--tune-nbest", str(folders["dev"]), "--tune-reference", str(references["dev"])]
+    command = ["rescore", "--nbest", str(folders["dev"]), "--output", str(dev), *models, *tuning]
+    assert main(command) == 0
+    tuned = json.loads((dev / "tune.json").read_text())
+    assert tuned["errors"] == min(row[-1] for row in tuned["table"])
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "already rescored" in capsys.readouterr().out
+    command = ["rescore", "--nbest", str(folders["test"]), "--output", str(test), *models]
+    assert main([*command, "--tuned", str(dev / "tune.json")]) == 0
+    peer = kenlm.Model(str(larger))
+    for entry in read_nbest(test)["test-0"]:
+        theirs = peer.score(entry.text) * np.log(10)
+        assert entry.scores["larger"] == pytest.approx(theirs, abs=1e-3)
+    about = json.loads((test / "decode.json").read_text())
+    assert about["larger_scale"] == tuned["scales"]["larger"]
+    assert len((test / "text").read_text().splitlines()) == 4
+    for wrong, code in ((["--lm", "x"], 2), (["--tuned", str(larger)], 65)):
+        assert main([*command, *wrong]) == code
+
+
+@pytest.mark.parametrize("backend", ["kaldi", "flashlight"])
+def test_a_larger_model_in_decoding(
+    decode: Callable[..., int], tmp_path: Path, backend: str
+) -> None:
+    if backend == "flashlight":
+        pytest.importorskip("flashlight", reason="flashlight-text is optional")
+    larger = tmp_path / "larger.arpa"
+    write_arpa(estimate([text.split() for text in TRAIN], 4), larger)
+    assert decode("--backend", backend, "--rescore-arpa", larger, "--nbest", 5) == 0
+    about = json.loads((tmp_path / "test" / "graph" / "decode.json").read_text())
+    assert about["lm"] == "4-gram"
+    rows = (tmp_path / "test" / "graph" / "text").read_text().splitlines()
+    assert rows == [f"test-{place} {text}" for place, text in enumerate(TEST)]
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,9 @@ def run(args: argparse.Namespace) -> None:
     lists = _scored(args.nbest, scorers)
     text = rescoring.choose(lists, mixture)
     decoded = Decoded(text, time.perf_counter() - began, [])
-    models = [str(about.get("lm", "n-gram")), *(scorer.name for scorer in scorers.values())]
-    described["lm"] = " + ".join(dict.fromkeys(models))
+    models = [(str(about.get("lm", "n-gram")), mixture.lm_scale)]
+    models += [(scorers[name].name, scale) for name, scale in mixture.scales.items()]
+    described["lm"] = " + ".join(dict.fromkeys(name for name, scale in models if scale)) or "none"
     write_nbest(output, lists, described)
     write_decoded(output, described, decoded, float(about.get("audio_seconds", 0.0)))
 

@@ -167,8 +167,8 @@ def build_grammar(lang: str | Path, arpa: str | Path) -> Path:
     """Make `G_rescore.fst` of a language folder, the grammar for rescoring lattices.
 
     It is an acceptor of word ids whose back-off arcs read nothing, so a sentence costs the least
-    over its ways to back off: for interpolated models that is the sentence's own probability.
-    Words of the lexicon that the model lacks get the probability of its `<unk>`.
+    over its ways to back off, which for few sentences is less than the model's own way. Words of
+    the lexicon that the model lacks get the probability of its `<unk>`.
 
     Args:
         lang: the language folder with `words.txt` and `lexicon.txt`.

@@ -188,7 +188,8 @@ class KaldiDecoder:
         """The same paths with the costs of the other grammar."""
         pruned = lattice.prune(found, self._lattice_beam, self._scale, self._insertion)
         arcs = np.zeros(len(pruned.source), ARC)
-        order = np.argsort(pruned.source, kind="stable")
+        # Composition looks words up by bisection.
+        order = np.lexsort((pruned.word, pruned.source))
         # Input labels are places of arcs: composition keeps them.
         arcs["input"] = order + 1
         arcs["output"] = pruned.word[order]

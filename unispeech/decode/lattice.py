@@ -146,11 +146,12 @@ def nbest(
         word_insertion: log score of every word in the comparison.
     """
     # Most lists are complete within a small margin, where the lattice is a hundredth.
-    within = min(margin, _FIRST_MARGIN if count > 1 else 0.0)
+    within = min(margin, _FIRST_MARGIN)
     while True:
         pruned = prune(lattice, within, lm_scale, word_insertion)
         found = _Search(pruned, within, lm_scale, word_insertion).best(count)
-        if len(found) >= count or within >= margin:
+        # The best path is within any margin: none is found where there is none.
+        if not found or len(found) >= count or within >= margin:
             return found
         within = min(2 * within, margin)
 
@@ -235,7 +236,8 @@ class _Search:
 
 
 def _keep(states: dict[int, tuple[float, float]], state: int, total: float, lm: float) -> None:
-    if state not in states or total < states[state][0]:
+    # With a scale of 0 all ways to back off cost the same; the best of them is the model's.
+    if state not in states or (total, lm) < states[state]:
         states[state] = (total, lm)
 
 
