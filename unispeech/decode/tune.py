@@ -80,14 +80,7 @@ def tune_decoder(
     Raises:
         DataError: an utterance has no reference.
     """
-    chosen = spread(reader.utt_ids, config.utterances)
-    absent = [name for name in chosen if name not in references]
-    if absent:
-        raise DataError(
-            f"{len(absent)} tuning utterance(s) without a reference",
-            where=f"{reader.folder}, utterance {absent[0]}",
-            remedy="give the manifest that these emissions were made from",
-        )
+    chosen = _utterances(reader, references, config.utterances)
     began = time.perf_counter()
     points: list[Point] = []
     pool: dict[str, dict[str, Entry]] = {name: {} for name in chosen}
@@ -114,6 +107,18 @@ def tune_decoder(
         "columns": list(Point._fields),
         "table": [list(point) for point in points],
     }
+
+
+def _utterances(reader: EmissionReader, references: dict[str, str], count: int) -> list[str]:
+    chosen = spread(reader.utt_ids, count)
+    absent = [name for name in chosen if name not in references]
+    if absent:
+        raise DataError(
+            f"{len(absent)} tuning utterance(s) without a reference",
+            where=f"{reader.folder}, utterance {absent[0]}",
+            remedy="give the manifest that these emissions were made from",
+        )
+    return chosen
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:
