@@ -23,3 +23,17 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real speech in {folder}; set UNISPEECH_DATA to a folder that has it")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which k2 ran and how much it decoded; tests record it as the property "k2"."""
+    reports = [r for group in terminalreporter.stats.values() for r in group]
+    found = [
+        value
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "k2" and report.when == "call"
+    ]
+    for version in sorted({version for version, _ in found}):
+        count = sum(number for other, number in found if other == version)
+        terminalreporter.write_line(f"k2 {version}: {count} utterances decoded")

@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "write a model for Hugging Face, safetensors, TorchScript or ONNX",
     "models": "list the released models",
     "fetch": "download a released model",
+    "doctor": "list what is usable here and how to mend what is not",
     "report": "write RESULTS.md rows and one HTML page",
 }
 

@@ -133,9 +133,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(
-            "the top level must be a mapping", where=path, found=type(tree).__name__
-        )
+        raise ConfigError("the top level must be a mapping", where=path, found=type(tree).__name__)
     return tree
 
 

@@ -118,6 +118,7 @@ make_environment() {
 if ready; then exit; fi
 if $check; then fail 69 "no k2 works here; run: bash utils/setup_k2.sh"; fi
 mkdir -p "$folder" 2>/dev/null && [[ -w $folder ]] || fail 74 "cannot write to $folder"
+trap 'echo "setup_k2.sh: interrupted; the next call begins again" >&2; exit 130' INT
 log=$folder.log
 # One installation at a time; who waited finds the work done. The lock goes with the process.
 exec 9>"$folder.lock"

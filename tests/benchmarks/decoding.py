@@ -30,6 +30,9 @@ from unispeech.errors import DependencyError
 from unispeech.storage import write_json
 
 
+BACKENDS = ["kaldi", "flashlight", "k2"]
+
+
 def measure(args: argparse.Namespace) -> None:
     """Body of a process that decodes with one back-end and writes what it found."""
     reader = EmissionReader(args.emissions)
@@ -81,7 +84,7 @@ def main() -> None:
     parser.add_argument("--emissions", required=True)
     parser.add_argument("--lang", required=True)
     parser.add_argument("--reference")
-    parser.add_argument("--backends", nargs="+", default=["kaldi", "flashlight", "k2"])
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--utterances", type=int, default=200)
     parser.add_argument("--json", help="write the table there too")
     parser.add_argument("--measure", help=argparse.SUPPRESS)

@@ -305,6 +305,7 @@ def test_a_missing_k2_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("unispeech.decode.k2.available", lambda: False)
+    monkeypatch.setattr("unispeech.decode.k2_process.find_python", lambda: None)
     assert decode("--backend", "k2") == 69
     assert "k2" in capsys.readouterr().err
 

@@ -137,9 +137,7 @@ def test_positional_filters_follow_the_optimizer(fused: bool) -> None:
         optimizer.step()
         fresh.load_state_dict(trained.state_dict())
         with torch.no_grad():
-            expected = F.conv1d(
-                x.transpose(1, 2), fresh.weight(), fresh.bias, padding=2, groups=2
-            )
+            expected = F.conv1d(x.transpose(1, 2), fresh.weight(), fresh.bias, padding=2, groups=2)
             assert torch.equal(trained(x), fresh(x))
         assert torch.equal(trained(x), F.gelu(expected[:, :, :12]).transpose(1, 2))
         fresh = PositionalConv(config)

@@ -58,9 +58,7 @@ def extract(saved: Path, source: Path, output: Path, *more: str) -> int:
 
 
 def windows(encoder, audio: torch.Tensor, window: float, context: float) -> list:
-    pieces = encode_windows(
-        encoder, lambda a, b: audio[a:b], len(audio), None, window, context
-    )
+    pieces = encode_windows(encoder, lambda a, b: audio[a:b], len(audio), None, window, context)
     return list(pieces)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 # Takes the place of the commands; errors and exit codes are those of the real __main__.py.
-COMMANDS = '''
+COMMANDS = """
 def run(argv: list[str]) -> None:
     import datetime, json, signal, time
     import torch.distributed as dist
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> None:
     dist.destroy_process_group()
 
 
-def main('''
+def main("""
 
 Launch = Callable[..., "subprocess.Popen[str]"]
 

@@ -25,9 +25,7 @@ def test_golden_loss_and_logits() -> None:
     result = masked_prediction(x, table, labels, 0.1)
     assert float(result.loss) == pytest.approx(10.736412, abs=1e-5)
     row = [4.2644, -6.7801, 8.3858, -9.1263, 9.0371, -8.0684]
-    torch.testing.assert_close(
-        label_logits(x, table, 0.1)[0], torch.tensor(row), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(label_logits(x, table, 0.1)[0], torch.tensor(row), atol=1e-4, rtol=0)
 
 
 def test_equals_the_references_positive_first_form() -> None:
@@ -113,7 +111,5 @@ def test_ctc_by_enumeration() -> None:
     # Two frames, target "a": the paths aa, a-, -a.
     probs = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3]])
     expected = -torch.log(torch.tensor(0.3 * 0.1 + 0.3 * 0.6 + 0.5 * 0.1))
-    loss = ctc_loss(
-        probs.log()[None], torch.tensor([2]), torch.tensor([1]), torch.tensor([1])
-    )
+    loss = ctc_loss(probs.log()[None], torch.tensor([2]), torch.tensor([1]), torch.tensor([1]))
     torch.testing.assert_close(loss, expected)

@@ -218,9 +218,7 @@ def test_padding_changes_no_term(name: str) -> None:
 
 
 def test_layers_and_label_sets_add_up() -> None:
-    objective = MaskedPredictionConfig(
-        final_dim=8, predict_layers=(1, 3), penalty_weight=0.0
-    )
+    objective = MaskedPredictionConfig(final_dim=8, predict_layers=(1, 3), penalty_weight=0.0)
     model = model_of(objective, (5, 9), norm_first=True)
     labels = tuple(torch.randint(0, c, (3, 49 * r)) for c, r in ((5, 1), (9, 2)))
     mask = torch.rand(3, 49, generator=torch.Generator().manual_seed(9)) < 0.5

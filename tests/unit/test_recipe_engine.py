@@ -62,7 +62,7 @@ HOSTILE = [
     "`touch {pwned}`",
     "; touch {pwned} #",
     "a b  c",
-    "it's \"quoted\"",
+    'it\'s "quoted"',
     "two\nlines",
     "*",
     "Grüße 语音",

@@ -63,9 +63,7 @@ def test_lhotse_reads_the_labels_of_the_manifest(sharded_corpus) -> None:
 def test_description_and_verification(sharded_corpus, capsys) -> None:
     description = json.loads((sharded_corpus.labels / "labels.json").read_text())
     entry = description["shards"]
-    frames = sum(
-        (cut.num_samples - 400) // 160 + 1 for cut in load_cuts(sharded_corpus.train)
-    )
+    frames = sum((cut.num_samples - 400) // 160 + 1 for cut in load_cuts(sharded_corpus.train))
     assert (entry["shards"], entry["utterances"], entry["frames"]) == (4, 16, frames)
     assert (description["rate"], description["clusters"]) == (100, 5)
     assert main(arguments(sharded_corpus.shards, sharded_corpus.labels, "--verify")) == 0

@@ -51,9 +51,7 @@ def dataset_for(labels: Any, mixing: MixingConfig = MIXING) -> PretrainDataset:
     return PretrainDataset([labels], CROP, mixing, SEED, 320, False)
 
 
-def take(
-    corpus: Any, count: int, workers: int = 0, **options: Any
-) -> list[PretrainBatch]:
+def take(corpus: Any, count: int, workers: int = 0, **options: Any) -> list[PretrainBatch]:
     stream = open_stream(corpus, **options)
     dataset = dataset_for(stream.labels)
     return list(itertools.islice(batches(dataset, stream, workers), count))

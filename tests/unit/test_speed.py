@@ -115,9 +115,7 @@ def test_transcribed_utterances_change_their_length(tmp_path) -> None:
     for cut in cuts:
         cut.supervisions = []
     dataset = CtcDataset(Letters(), 1, False, (0.8, 1.0, 1.25))  # type: ignore[arg-type]
-    lengths = {
-        int(dataset[BatchSpec(Position(epoch, 0), cuts)].lengths[0]) for epoch in range(20)
-    }
+    lengths = {int(dataset[BatchSpec(Position(epoch, 0), cuts)].lengths[0]) for epoch in range(20)}
     assert lengths == {80000, 64000, 51200}
 
 

@@ -109,9 +109,7 @@ def _selection(args: argparse.Namespace, model: SpeechModel) -> tuple[int | None
         if args.weights:
             values = json.loads(args.weights.read_text(encoding="utf-8"))
         if len(values) != layers + 1:
-            raise DataError(
-                "wrong number of weights", expected=layers + 1, found=len(values)
-            )
+            raise DataError("wrong number of weights", expected=layers + 1, found=len(values))
         return None, torch.tensor(values, dtype=torch.float32, device=args.device)
     if not args.layer.isdigit() or int(args.layer) > layers:
         raise UsageError(

@@ -27,9 +27,7 @@ class Alignment:
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
         except OSError as error:
-            raise DataError(
-                "cannot read the alignment", where=path, found=error.strerror
-            ) from None
+            raise DataError("cannot read the alignment", where=path, found=error.strerror) from None
         for number, line in enumerate(lines, start=1):
             self._add(line, f"{path}:{number}")
 

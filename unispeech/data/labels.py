@@ -238,9 +238,7 @@ class LabelStore:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             rows = path.with_suffix(".tsv").read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
-            raise DataError(
-                "damaged labels", where=path, found=error, remedy=remedy
-            ) from None
+            raise DataError("damaged labels", where=path, found=error, remedy=remedy) from None
         if len(array) != self.description["sets"][name]["frames"]:
             raise DataError("damaged labels", where=path, found=len(array), remedy=remedy)
         for row in rows:

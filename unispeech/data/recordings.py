@@ -38,9 +38,7 @@ def find_recordings(source: Path) -> list[MonoCut]:
     if source.is_dir():
         files = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not files:
-            raise DataError(
-                "no audio here", where=source, expected=f"files like *{SUFFIXES[0]}"
-            )
+            raise DataError("no audio here", where=source, expected=f"files like *{SUFFIXES[0]}")
         return [_cut(path, str(path.relative_to(source).with_suffix(""))) for path in files]
     if source.name.endswith((".jsonl", ".jsonl.gz")):
         return read_manifest(source)

@@ -183,9 +183,7 @@ def _placed(cut: MonoCut) -> MonoCut:
     )
 
 
-def _map_bounded(
-    function: Any, tasks: Iterable[_Task], jobs: int
-) -> Iterator[dict[str, Any]]:
+def _map_bounded(function: Any, tasks: Iterable[_Task], jobs: int) -> Iterator[dict[str, Any]]:
     """Results in order, with few tasks waiting: executors otherwise take all tasks at once."""
     if jobs == 1:
         yield from map(function, tasks)

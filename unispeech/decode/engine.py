@@ -118,15 +118,15 @@ def choose_backend(name: Backend) -> str:
     """
     if name == "flashlight":
         return name
-    if name == "kaldi" or (name == "auto" and importlib.util.find_spec("k2") is None):
+    from unispeech.decode import k2_process
+
+    if name == "kaldi" or (name == "auto" and not _k2_imports()):
         return "kaldi"
-    import torch
-
-    from unispeech.decode import k2, k2_process
-
     if name == "auto":
-        return "k2" if torch.cuda.is_available() and k2.available() else "kaldi"
-    if not k2.available() and k2_process.find_python() is None:
+        import torch
+
+        return "k2" if torch.cuda.is_available() else "kaldi"
+    if not _k2_imports() and k2_process.find_python() is None:
         raise DependencyError(
             "the back-end 'k2' was asked for, but k2 cannot be imported and has no environment",
             remedy=f"{k2_process.SETUP}, or use --backend kaldi",
@@ -165,10 +165,7 @@ def open_decoder(
         language = read_language(lang)
         decoder = FlashlightDecoder(language, arpa or lang / "lm.arpa", tokens, *limits)
     elif backend == "k2":
-        from unispeech.decode import k2, k2_process
-
-        back_end = k2.K2Decoder if k2.available() else k2_process.K2Process
-        decoder = back_end(
+        decoder = _k2_back_end()(
             _read(lang / "LG.fst"),
             tokens,
             *sizes,
@@ -194,6 +191,25 @@ def _read(path: Path) -> Graph:
         return read_graph(path)
     except (OSError, ValueError) as error:
         raise DataError("not a decoding graph", where=path, found=error) from None
+
+
+def _k2_imports() -> bool:
+    # Without any k2 there is no need to import torch, which takes longer than decoding often does.
+    if importlib.util.find_spec("k2") is None:
+        return False
+    from unispeech.decode import k2
+
+    return k2.available()
+
+
+def _k2_back_end() -> Any:
+    if _k2_imports():
+        from unispeech.decode.k2 import K2Decoder
+
+        return K2Decoder
+    from unispeech.decode.k2_process import K2Process
+
+    return K2Process
 
 
 def check_tokens(reader: EmissionReader, language: Language) -> None:

@@ -26,6 +26,9 @@ from unispeech.storage import atomic_path
 
 Result = tuple[list[int], float, bool]
 
+# A lattice with more arcs than this takes minutes and gigabytes: its beam becomes narrower.
+MOST_ARCS = 20000
+
 # Raise it when the same LG gives another graph.
 CACHE_VERSION = 1
 
@@ -82,7 +85,7 @@ class K2Decoder:
         self._k2 = importlib.import_module("k2")
         self._tokens = tokens
         self._beam, self._max_active, self._min_active = beam, max_active, min_active
-        self._lattice_beam = lattice_beam
+        self._lattice_beam = min(lattice_beam, beam)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         graph = self._open(lg, Path(cache) if cache else None)
         graph.lm_scores = graph.scores.clone()
@@ -113,9 +116,9 @@ class K2Decoder:
             lm_scale, insertion = self._scales
             for i, found in enumerate(self.nbest(emissions, 1)):
                 if found:
-                    ((words, acoustic, lm),) = found
-                    score = acoustic + lm_scale * lm + insertion * len(words)
-                    results[i] = (list(words), score, True)
+                    best_words, acoustic, lm = found[0]
+                    score = acoustic + lm_scale * lm + insertion * len(best_words)
+                    results[i] = (list(best_words), score, True)
                 elif len(emissions[i]):
                     results[i] = ([], float("-inf"), False)
             return results
@@ -206,10 +209,15 @@ class K2Decoder:
         forward = lattices.get_forward_scores(use_double_scores=True, log_semiring=False)
         backward = lattices.get_backward_scores(use_double_scores=True, log_semiring=False)
         best = lattices.get_tot_scores(use_double_scores=True, log_semiring=False)[utterance]
-        kept = forward[state] + lattices.scores + backward[following] >= best - beam
-        kept &= torch.isfinite(best)
+        worse = best - (forward[state] + lattices.scores + backward[following])
         for row in range(lattices.shape[0]):
-            chosen = torch.nonzero(kept & (utterance == row)).flatten()
+            mine = worse[utterance == row]
+            offset = int((utterance < row).sum())
+            # Neither where there is no path, nor what is not on one: infinite or not a number.
+            chosen = torch.nonzero(mine <= beam).flatten()
+            if len(chosen) > MOST_ARCS:
+                chosen = torch.nonzero(mine <= torch.sort(mine).values[MOST_ARCS]).flatten()
+            chosen += offset
             rows = arcs[chosen].cpu()
             _, ends = torch.unique(rows[:, :2], return_inverse=True)
             rows[:, :2] = ends.to(torch.int32)
@@ -242,10 +250,10 @@ class K2Decoder:
         digest.update(np.ascontiguousarray(lg.arcs).tobytes())
         key = digest.hexdigest()
         if cache is not None:
-            with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
-                with np.load(cache, allow_pickle=False) as stored:
-                    if str(stored["key"]) == key:
-                        return self._restore(stored)
+            broken = (OSError, ValueError, KeyError, zipfile.BadZipFile)
+            with contextlib.suppress(*broken), np.load(cache, allow_pickle=False) as stored:
+                if str(stored["key"]) == key:
+                    return self._restore(stored)
         graph = self._compose(lg)
         if cache is not None:
             arrays = {"key": np.array(key), "arcs": self._k2.utils.to_tensor(graph).numpy()}

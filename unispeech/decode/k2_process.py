@@ -229,5 +229,5 @@ def _pack(emissions: Sequence[Emission]) -> dict[str, Any]:
     return {
         "frames": np.array([len(e) for e in flat], np.int64),
         "widths": np.array([e.shape[1] for e in flat], np.int64),
-        "values": np.concatenate([e.ravel() for e in flat] or [np.zeros(0)]).astype(np.float32),
+        "values": np.concatenate([e.ravel() for e in flat] or [np.zeros(0, np.float32)]),
     }

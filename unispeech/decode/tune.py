@@ -100,8 +100,12 @@ def tune_decoder(
         _join(pool, lists)
         joined = {name: list(entries.values()) for name, entries in pool.items()}
         table = tabulate(joined, references, (), distance)
-        starts = [present, *(point[:2] for point in points)]
-        found = minimise(table, starts, (config.lm_scale, config.word_insertion), config.seed)
+        found = minimise(
+            table,
+            [present, *(p[:2] for p in points)],
+            (config.lm_scale, config.word_insertion),
+            config.seed,
+        )
         present = (found.values[0], found.values[1])
         if any(_close(present, point[:2]) for point in points):
             break

@@ -7,18 +7,30 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from unispeech.decode.nbest import Hypothesis
 
-# A path so far: the path before it, and the arc that came last.
-Path = tuple[Any, int]
+
+class _Prefix(NamedTuple):
+    """The first words of a sentence, and every state where the lattice may be after them.
+
+    Attributes:
+        words: labels so far, the final one included.
+        states: (S,) different states.
+        scores, lm: (S,) of the best path to each.
+    """
+
+    words: tuple[int, ...]
+    states: Any
+    scores: Any
+    lm: Any
 
 
 class WordLattice:
-    """The word sequences of one utterance, each with its best path alone.
+    """The word sequences of one utterance.
 
     Args:
         k2: the module.
@@ -34,7 +46,7 @@ class WordLattice:
         if lattice.num_arcs:
             words = k2.invert(lattice)
             del words.aux_labels
-            self._fsa = self._determinize(words)
+            self._fsa = self._without_epsilons(words)
 
     def rescore(self, grammar: Any) -> None:
         """Replace the language model's scores by those of an arc-sorted acceptor of words."""
@@ -47,51 +59,68 @@ class WordLattice:
         scaled = grammar.clone()
         scaled.scores = self._lm_scale * grammar.lm_scores
         both = k2.connect(k2.intersect(scaled, looped, treat_epsilons_specially=False))
-        self._fsa = self._determinize(both)
+        self._fsa = self._without_epsilons(both)
 
     def nbest(self, count: int) -> list[Hypothesis]:
-        """The best word sequences: A* search with the exact score of what is left."""
+        """The best different word sequences, best first.
+
+        A* search over the first words of sentences, determinized as far as it comes, with the
+        exact score of what is left.
+        """
         fsa = self._fsa
         if not fsa.num_arcs:
             return []
         arcs = self._k2.utils.to_tensor(fsa).numpy()
-        following, labels = arcs[:, 1], arcs[:, 2]
-        first = np.searchsorted(arcs[:, 0], np.arange(following.max() + 2))
-        scores = fsa.scores.double().numpy()
-        lm = fsa.lm_scores.double().numpy()
+        last = int(arcs[:, 1].max())
+        first = np.searchsorted(arcs[:, 0], np.arange(last + 2))
+        weights = fsa.scores.double().numpy(), fsa.lm_scores.double().numpy()
         left = self._k2.create_fsa_vec([fsa]).get_backward_scores(True, False).numpy()
         tie = itertools.count()
-        heap: list[tuple[float, int, float, int, Path | None]] = [(-left[0], 0, 0.0, 0, None)]
+        start = _Prefix((), np.zeros(1, np.int64), np.zeros(1), np.zeros(1))
+        heap: list[tuple[float, int, _Prefix]] = [(-left[0], 0, start)]
         found: list[Hypothesis] = []
         while heap and len(found) < count:
-            _, _, score, state, path = heapq.heappop(heap)
-            if path is not None and labels[path[1]] == -1:
-                found.append(self._hypothesis(path, labels, scores, lm))
+            prefix = heapq.heappop(heap)[2]
+            if prefix.words and prefix.words[-1] == -1:
+                found.append(self._hypothesis(prefix))
                 continue
-            for arc in range(first[state], first[state + 1]):
-                total = score + scores[arc]
-                estimate = -(total + left[following[arc]])
-                if estimate < np.inf:
-                    entry = (estimate, next(tie), total, int(following[arc]), (path, arc))
-                    heapq.heappush(heap, entry)
+            for following in _expand(prefix, arcs, first, *weights):
+                estimate = float((following.scores + left[following.states]).max())
+                if estimate > -np.inf:
+                    heapq.heappush(heap, (-estimate, next(tie), following))
         return found
 
-    def _hypothesis(self, path: Path | None, labels: Any, scores: Any, lm: Any) -> Hypothesis:
-        arcs: list[int] = []
-        while path is not None:
-            path, arc = path
-            arcs.append(arc)
-        words = tuple(int(labels[arc]) for arc in reversed(arcs) if labels[arc] > 0)
-        lm_total = float(lm[arcs].sum())
-        rest = self._lm_scale * lm_total + self._word_insertion * len(words)
-        return Hypothesis(words, float(scores[arcs].sum()) - rest, lm_total)
+    def _hypothesis(self, prefix: _Prefix) -> Hypothesis:
+        words, lm = prefix.words[:-1], float(prefix.lm[0])
+        rest = self._lm_scale * lm + self._word_insertion * len(words)
+        return Hypothesis(words, float(prefix.scores[0]) - rest, lm)
 
-    def _determinize(self, fsa: Any) -> Any:
+    def _without_epsilons(self, fsa: Any) -> Any:
         k2 = self._k2
-        # Without arcs nothing is left to determinize, and k2 refuses to.
+        # Without arcs there is nothing to remove, and k2 refuses to.
         fsa = k2.connect(fsa)
-        if not fsa.num_arcs:
-            return fsa
-        fsa = k2.connect(k2.remove_epsilon(fsa))
-        fsa = k2.determinize(k2.arc_sort(fsa))
-        return k2.arc_sort(k2.top_sort(k2.connect(fsa)))
+        if fsa.num_arcs:
+            fsa = k2.top_sort(k2.connect(k2.remove_epsilon(fsa)))
+        return fsa
+
+
+def _expand(prefix: _Prefix, arcs: Any, first: Any, scores: Any, lm: Any) -> list[_Prefix]:
+    """The prefixes that are one word longer, each with the best path to each of its states."""
+    begins, sizes = first[prefix.states], first[prefix.states + 1] - first[prefix.states]
+    origin = np.repeat(np.arange(len(sizes)), sizes)
+    # Arcs of one state lie together: from `begins` on, `sizes` of them.
+    chosen = np.arange(len(origin)) + np.repeat(begins - np.cumsum(sizes) + sizes, sizes)
+    labels, states = arcs[chosen, 2], arcs[chosen, 1].astype(np.int64)
+    total, total_lm = prefix.scores[origin] + scores[chosen], prefix.lm[origin] + lm[chosen]
+    order = np.lexsort((-total, states, labels))
+    labels, states = labels[order], states[order]
+    best = np.ones(len(order), bool)
+    best[1:] = (labels[1:] != labels[:-1]) | (states[1:] != states[:-1])
+    order, labels, states = order[best], labels[best], states[best]
+    bounds = [0, *(np.flatnonzero(labels[1:] != labels[:-1]) + 1).tolist(), len(labels)]
+    total, total_lm = total[order], total_lm[order]
+    return [
+        _Prefix((*prefix.words, int(labels[a])), states[a:b], total[a:b], total_lm[a:b])
+        for a, b in zip(bounds[:-1], bounds[1:])  # noqa: B905 (Python 3.9)
+        if b > a
+    ]

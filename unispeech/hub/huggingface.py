@@ -221,8 +221,7 @@ def _encoder(settings: Mapping[str, Any], folder: Path, family: Family) -> Encod
     try:
         if all(isinstance(shape, list) for shape in shapes):
             values["conv_layers"] = tuple(
-                ConvLayer(channels=c, kernel=k, stride=s)
-                for c, k, s in zip(*shapes, strict=True)
+                ConvLayer(channels=c, kernel=k, stride=s) for c, k, s in zip(*shapes, strict=True)
             )
         return EncoderConfig.model_validate(values)
     except ValueError as error:

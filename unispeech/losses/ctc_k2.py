@@ -40,7 +40,7 @@ def k2_ctc_loss(
         ImportError: k2 is missing.
     """
     k2 = importlib.import_module("k2")
-    transcripts = [part.tolist() for part in targets.cpu().split(target_lengths.tolist())]
+    transcripts = [part.tolist() for part in torch.split(targets.cpu(), target_lengths.tolist())]
     sizes = frames.tolist()
     # Longest first, as k2 wants them. One that cannot fit has an infinite loss, and its gradient
     # would not be a number.
@@ -49,7 +49,7 @@ def k2_ctc_loss(
         key=lambda row: -sizes[row],
     )
     if not order:
-        return log_probs.sum() * 0.0
+        return log_probs[:, :0].sum()
     segments = torch.tensor([[row, 0, sizes[row]] for row in order], dtype=torch.int32)
     graphs = k2.ctc_graph([transcripts[row] for row in order], device=log_probs.device)
     dense = k2.DenseFsaVec(log_probs, segments)

@@ -176,6 +176,9 @@ class HeadsConfig(Config):
 class CtcConfig(Config):
     """Fine-tuning head and its masks; defaults are the published 100 h recipe."""
 
+    loss: Literal["torch", "k2"] = "torch"
+    """Whose CTC computes the loss of the training; the values are equal. `k2` needs a k2 for the
+    running torch (utils/setup_k2.sh)."""
     final_dropout: float = pydantic.Field(0.1, ge=0, lt=1)
     time_mask: MaskConfig = MaskConfig(prob=0.65, length=10)
     channel_mask: MaskConfig = MaskConfig(prob=0.5, length=64, min_spans=0)

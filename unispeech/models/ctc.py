@@ -56,9 +56,7 @@ class CtcModel(nn.Module):
         x = F.dropout(output.last, self.ctc.final_dropout, self.training)
         return F.log_softmax(self.proj(x).float(), dim=-1), output.lengths
 
-    def _masks(
-        self, front: FrontEnd, seeds: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def _masks(self, front: FrontEnd, seeds: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         if seeds is None:
             return None, None
         rows, frames, dim = front.frames.shape

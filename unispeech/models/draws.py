@@ -153,9 +153,7 @@ def draw(
                 _frame_negatives(objective, masks & batch.usable, batch.usable, generators)
             )
         )
-    if isinstance(objective, MultitaskConfig) and (
-        is_training or objective.replace_in_evaluation
-    ):
+    if isinstance(objective, MultitaskConfig) and (is_training or objective.replace_in_evaluation):
         shape = batch.frames
         replace = [rng.random(shape) < objective.replace_prob for rng in generators]
         draws = draws._replace(replace=torch.from_numpy(np.stack(replace)))

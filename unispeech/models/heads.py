@@ -39,9 +39,7 @@ class LayerLabelHead(nn.Module):
             table = (len(layers), *table)
         self.label_embeddings = nn.Parameter(torch.empty(table).uniform_())
         self.post_layer_norm = (
-            nn.ModuleList(nn.LayerNorm(encoder.dim) for _ in layers)
-            if encoder.norm_first
-            else None
+            nn.ModuleList(nn.LayerNorm(encoder.dim) for _ in layers) if encoder.norm_first else None
         )
 
 

@@ -333,9 +333,7 @@ def _frame_contrast(
     # round equal vectors differently.
     theirs = candidates[1][negatives.clamp(min=0)]
     equal = (theirs == positives[1].unsqueeze(1)).all(-1)
-    result = contrastive(
-        context, positives[0], candidates[0], negatives, equal, config.temperature
-    )
+    result = contrastive(context, positives[0], candidates[0], negatives, equal, config.temperature)
     codewords = config.quantizer.groups * config.quantizer.codes
     unused = result.frames * diversity(quantized.prob_perplexity, codewords)
     terms = {

@@ -36,9 +36,7 @@ def begin(folder: Path, config: Config, flat: Mapping[str, Any], process: Proces
 
 def finish(folder: Path, model: nn.Module, config: TrainConfig, minutes: float) -> Path:
     """Average the chosen checkpoints into the final model and write `done.json`."""
-    checkpoints = state.CheckpointFolder(
-        folder / "checkpoints", config.keep_last, config.keep_best
-    )
+    checkpoints = state.CheckpointFolder(folder / "checkpoints", config.keep_last, config.keep_best)
     chosen = checkpoints.best() if config.final == "best" else checkpoints.steps()[::-1]
     steps = chosen[: config.final_count]
     final = checkpoints.folder / "final.pt"

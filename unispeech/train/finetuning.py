@@ -13,6 +13,8 @@ from unispeech.data.datasets import CtcBatch, CtcDataset, check_transcribed, loa
 from unispeech.data.loading import batches
 from unispeech.data.sampling import Position, largest, stable_seed
 from unispeech.data.tokens import Tokenizer
+from unispeech.errors import DependencyError
+from unispeech.losses import ctc_k2
 from unispeech.models.config import EncoderConfig
 from unispeech.models.ctc import CtcModel, ctc_loss
 from unispeech.train.config import FinetuneConfig
@@ -30,6 +32,9 @@ class CtcTask:
         encoder: encoder configuration with the overrides applied.
         process: this process.
         edit_distance: counts the edits between two sequences, for the validation.
+
+    Raises:
+        DependencyError: the loss of k2 is asked for and k2 cannot be imported.
     """
 
     def __init__(
@@ -43,6 +48,13 @@ class CtcTask:
         self.encoder = encoder
         self.process = process
         self.edit_distance = edit_distance
+        if config.ctc.loss == "k2" and not ctc_k2.available():
+            raise DependencyError(
+                "ctc.loss=k2 was asked for, but k2 cannot be imported",
+                remedy="bash utils/setup_k2.sh installs one where there is one for this torch,"
+                " or use ctc.loss=torch",
+            )
+        self._ctc_loss = ctc_k2.k2_ctc_loss if config.ctc.loss == "k2" else ctc_loss
         self.has_unused = (
             encoder.layer_drop > 0 or encoder.feature_grad_mult == 0 or config.freeze_updates > 0
         )
@@ -90,7 +102,7 @@ class CtcTask:
             stable_seed(self.config.train.seed, update, "layer_drop"),
             update <= self.config.freeze_updates,
         )
-        loss = ctc_loss(log_probs, frames, batch.targets.to(device), batch.target_lengths)
+        loss = self._ctc_loss(log_probs, frames, batch.targets.to(device), batch.target_lengths)
         tokens = batch.target_lengths.sum()
         return LossOutput(loss, len(batch.ids), {"tokens": tokens})
 

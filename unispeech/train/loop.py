@@ -83,9 +83,7 @@ def train(
         Preempted: SIGTERM or SIGUSR1 arrived; the state is saved.
         Interrupted: Ctrl-C arrived; the state is saved.
     """
-    checkpoints = state.CheckpointFolder(
-        folder / "checkpoints", config.keep_last, config.keep_best
-    )
+    checkpoints = state.CheckpointFolder(folder / "checkpoints", config.keep_last, config.keep_best)
     model.to(process.device)
     set_execution(model, config)
     optimizer = optim.build_optimizer(model.parameters(), optim_config)

@@ -76,9 +76,7 @@ class MultitaskTask:
     def _checked(self, paths: Sequence[str], drop_long: bool) -> Any:
         where = ", ".join(paths)
         longest = self.config.data.max_seconds
-        return check_transcribed(
-            load_manifests(paths), self.tokenizer, longest, drop_long, where
-        )
+        return check_transcribed(load_manifests(paths), self.tokenizer, longest, drop_long, where)
 
     def model(self) -> PretrainingModel:
         """A new model; the same weights on every process."""
@@ -106,9 +104,7 @@ class MultitaskTask:
             found += [self.dataset.audio[spec] for spec in audio]
         return found
 
-    def loss(
-        self, model: nn.Module, batch: CtcBatch | PretrainBatch, update: int
-    ) -> LossOutput:
+    def loss(self, model: nn.Module, batch: CtcBatch | PretrainBatch, update: int) -> LossOutput:
         """CTC and contrast, or contrast alone, over the masked frames."""
         output = self._output(model, batch, update)
         return LossOutput(output.loss, output.sample_size, output.terms)

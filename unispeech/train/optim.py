@@ -59,9 +59,7 @@ def build_optimizer(
     )
 
 
-def set_step(
-    optimizer: torch.optim.Optimizer, config: OptimConfig, lr: float, steps: int
-) -> None:
+def set_step(optimizer: torch.optim.Optimizer, config: OptimConfig, lr: float, steps: int) -> None:
     """Set rate and epsilon of the next step.
 
     fairseq adds epsilon to `sqrt(v)` before the bias correction, torch after it; dividing epsilon

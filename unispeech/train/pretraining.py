@@ -47,9 +47,7 @@ class PretrainTask:
         noises = list(load_manifests(data.noise)) if data.noise else []
         common = (config.train.seed, config.model.hop, config.model.normalize)
         own: Sequence[FrameLabels] = [self.shard_labels] if self.shard_labels else self.labels
-        self.dataset = PretrainDataset(
-            own, data.crop, data.mixing, *common, noises, data.speeds
-        )
+        self.dataset = PretrainDataset(own, data.crop, data.mixing, *common, noises, data.speeds)
         # The released code mixes validation utterances too; an unmixed one measures one thing.
         unmixed = data.mixing.model_copy(update={"prob": 0.0})
         self.valid_dataset = PretrainDataset(self.labels, data.crop, unmixed, *common)
