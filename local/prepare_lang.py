@@ -90,16 +90,16 @@ def read_sentences(path: str) -> list[list[str]]:
 def make_model(args: argparse.Namespace, sentences: list[list[str]], path: Path) -> Header:
     """Estimate or copy the ARPA file to `path`, and tell its sizes and words.
 
-    A given file is read as a stream; with --lexicon only n-grams of its words are kept.
+    A given file is read as a stream.
 
     Raises:
         DataError: the given ARPA file or list of words is wrong.
     """
-    spelled = [word for word, _ in read_lexicon(args.lexicon)] if args.lexicon else []
     if args.arpa:
-        copy_arpa(args.arpa, path, set(spelled) if args.lexicon else None)
-        return read_header(path)
-    extra = (_read_words(args.extra_words) if args.extra_words else []) + spelled
+        return copy_arpa(args.arpa, path)
+    extra = _read_words(args.extra_words) if args.extra_words else []
+    if args.lexicon:
+        extra += [word for word, _ in read_lexicon(args.lexicon)]
     size = sum(map(len, sentences))
     on_path = shutil.which("lmplz") is not None
     if args.estimator == "lmplz" or (

@@ -10,7 +10,8 @@ import pytest
 import torch
 from test_language_model import KINDS, UNITS, sentences, small
 
-from unispeech.data.text import SPECIAL, pad
+from unispeech.data.text import pad
+from unispeech.data.vocabulary import SPECIAL
 from unispeech.decode.scorers import open_scorer
 from unispeech.errors import DataError
 from unispeech.hub.language_model import load_language_model, read_dictionary

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unispeech.data import text
+from unispeech.data import vocabulary
+from unispeech.data.text import pad
 from unispeech.errors import ConfigError
 from unispeech.models import language_model
 from unispeech.models.language_model import LanguageModel, band_widths, positions
@@ -129,7 +130,7 @@ def softmax(model: LanguageModel, hidden: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_network_from_torchs_own_layers(kind: str) -> None:
     model = small(kind)
-    tokens, targets = text.pad(sentences())
+    tokens, targets = pad(sentences())
     with torch.no_grad():
         found = model(tokens, targets)
         for row, units in enumerate(sentences()):
@@ -143,7 +144,7 @@ def test_equals_the_network_from_torchs_own_layers(kind: str) -> None:
 def test_step_by_step_equals_all_at_once_and_sums_to_one(kind: str) -> None:
     model = small(kind)
     units = sentences()[2]
-    tokens, targets = text.pad([units])
+    tokens, targets = pad([units])
     with torch.no_grad():
         whole, _ = model.step(tokens)
         past, rows = None, []
@@ -158,16 +159,16 @@ def test_step_by_step_equals_all_at_once_and_sums_to_one(kind: str) -> None:
 
 def test_padding_changes_nothing() -> None:
     model = small()
-    together = model(*text.pad(sentences()))
+    together = model(*pad(sentences()))
     for row, units in enumerate(sentences()):
-        alone = model(*text.pad([units]))[0]
+        alone = model(*pad([units]))[0]
         torch.testing.assert_close(together[row, : len(alone)], alone, atol=1e-9, rtol=0)
 
 
 def test_every_weight_has_a_gradient_from_one_frequent_word() -> None:
     """Processes can then be summed, whichever bands their batches use."""
     model = small("adaptive")
-    model(*text.pad([[4, 5]])).sum().backward()
+    model(*pad([[4, 5]])).sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
@@ -176,7 +177,7 @@ def test_recomputed_layers_have_the_same_gradient() -> None:
     for is_recomputed in (False, True):
         model = small()
         model.activation_checkpointing = is_recomputed
-        model(*text.pad(sentences())).sum().backward()
+        model(*pad(sentences())).sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     torch.testing.assert_close(gradients[0], gradients[1])
 
@@ -201,9 +202,9 @@ def test_positions_continue() -> None:
 
 
 def test_symbols_of_the_vocabulary_are_those_of_the_model() -> None:
-    ids = (text.PADDING, text.END, text.UNKNOWN)
+    ids = (vocabulary.PADDING, vocabulary.END, vocabulary.UNKNOWN)
     assert ids == (language_model.PADDING, language_model.END, language_model.UNKNOWN)
-    assert [text.SPECIAL[i] for i in ids] == ["<pad>", "</s>", "<unk>"]
+    assert [vocabulary.SPECIAL[i] for i in ids] == ["<pad>", "</s>", "<unk>"]
 
 
 def test_cutoffs_need_a_vocabulary() -> None:

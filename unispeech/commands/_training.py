@@ -1,4 +1,4 @@
-"""What `pretrain` and `finetune` have in common."""
+"""What `pretrain`, `finetune` and `lm` have in common."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from unispeech.data.text import read_sentences
+from unispeech.data.vocabulary import read_sentences
 from unispeech.decode.scorers import open_scorer, perplexity
 from unispeech.errors import DataError
 from unispeech.storage import write_json

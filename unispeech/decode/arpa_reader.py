@@ -7,8 +7,9 @@ the n-grams of a few sentences need one pass and little memory.
 from __future__ import annotations
 
 import gzip
+import shutil
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -30,8 +31,6 @@ class Ngram(NamedTuple):
     """The unknown word is `<unk>`, also where the file has it in upper case."""
     log10: float
     backoff: float
-    line: str
-    """As it stands in the file."""
 
 
 class Header(NamedTuple):
@@ -45,9 +44,7 @@ class Header(NamedTuple):
 
 def open_text(path: str | Path) -> IO[str]:
     """Open UTF-8 text, plain or gzip by its first bytes."""
-    with Path(path).open("rb") as file:
-        is_packed = file.read(2) == b"\x1f\x8b"
-    if is_packed:
+    if _is_packed(path):
         return gzip.open(path, "rt", encoding="utf-8")
     return Path(path).open(encoding="utf-8")
 
@@ -111,7 +108,7 @@ def _ngram(text: str, order: int, number: int) -> Ngram:
         words = tuple(fields[1 : order + 1])
         if _CAPITAL_UNK in words:
             words = tuple(UNK if word == _CAPITAL_UNK else word for word in words)
-        return Ngram(order, words, float(fields[0]), backoff, text)
+        return Ngram(order, words, float(fields[0]), backoff)
     except ValueError:
         raise ValueError(f"line {number}: '{text[:40]}' has no number") from None
 
@@ -143,32 +140,26 @@ def ngrams_of(sentences: Iterable[Sequence[str]], order: int) -> set[Words]:
     return wanted
 
 
-def copy_arpa(source: str | Path, path: str | Path, words: Collection[str] | None = None) -> None:
-    """Write an ARPA file as plain text, with the n-grams of some words only.
-
-    Probabilities and back-offs stay as they are, so what the other words had is left over.
+def copy_arpa(source: str | Path, path: str | Path) -> Header:
+    """Copy an ARPA file, unpacked where it is gzip, after checking all of it.
 
     Args:
         source: ARPA file, plain or gzip.
         path: file to write, atomically.
-        words: words to keep beside `<s>`, `</s>` and the unknown word; None keeps all.
 
     Raises:
         DataError: as in `ngrams`.
     """
-    kept = None if words is None else {*words, BOS, EOS, UNK}
-    counts: list[int] = []
-    for entry in ngrams(source):
-        counts += [0] * (entry.order - len(counts))
-        counts[entry.order - 1] += kept is None or kept.issuperset(entry.words)
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write("\\data\\\n")
-        file.writelines(f"ngram {order}={count}\n" for order, count in enumerate(counts, 1))
-        order = 0
-        for entry in ngrams(source):
-            if entry.order != order:
-                order = entry.order
-                file.write(f"\n\\{order}-grams:\n")
-            if kept is None or kept.issuperset(entry.words):
-                file.write(entry.line + "\n")
-        file.write("\n\\end\\\n")
+    header = read_header(source)
+    with (
+        gzip.open(source) if _is_packed(source) else Path(source).open("rb") as opened,
+        atomic_path(path) as temporary,
+        temporary.open("wb") as file,
+    ):
+        shutil.copyfileobj(opened, file)
+    return header
+
+
+def _is_packed(path: str | Path) -> bool:
+    with Path(path).open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"

@@ -169,8 +169,8 @@ def read_arpa(path: str | Path, wanted: Collection[Words] | None = None) -> Ngra
 
     Args:
         path: the file.
-        wanted: n-grams to keep; None keeps all. With those of some sentences
-            (`unispeech.decode.arpa_reader.ngrams_of`) the model scores these as the whole one would.
+        wanted: n-grams to keep; None keeps all. With those that `arpa_reader.ngrams_of` gives of
+            some sentences the model scores these as the whole one would.
 
     Raises:
         DataError: the file is missing, not ARPA, or ends early.

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from unispeech.data.text import PADDING, UNKNOWN, Vocabulary, pad
-from unispeech.errors import DataError, DependencyError
+from unispeech.data.text import pad
+from unispeech.data.vocabulary import PADDING, UNKNOWN, Vocabulary
+from unispeech.errors import DataError, DependencyError, NumericsError
 from unispeech.models.language_model import LanguageModel
 from unispeech.storage import sha256
 
@@ -217,7 +218,11 @@ class TransformerScorer:
         for (key, words), row, length in zip(sentences.items(), scores, lengths, strict=True):
             values = row[:length].tolist()
             if not all(map(math.isfinite, values)):
-                raise DataError("the language model gives no finite probability", found=key[:80])
+                raise NumericsError(
+                    "the language model gives a probability that is not finite",
+                    where=f"sentence '{key[:80]}'",
+                    remedy="take an earlier checkpoint, or another language model",
+                )
             self._known[key] = _sum_up(values, words)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unispeech.data.text import SPECIAL, Case, Vocabulary
+from unispeech.data.vocabulary import SPECIAL, Case, Vocabulary
 from unispeech.errors import DataError
 from unispeech.hub.fairseq import settings_of, tensors_of
 from unispeech.hub.load import assign

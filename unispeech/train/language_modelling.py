@@ -10,14 +10,8 @@ from torch import nn
 
 from unispeech.data.loading import batches
 from unispeech.data.sampling import BEGINNING, Position
-from unispeech.data.text import (
-    PADDING,
-    Corpus,
-    TextBatch,
-    TextDataset,
-    TextStream,
-    build_vocabulary,
-)
+from unispeech.data.text import Corpus, TextBatch, TextDataset, TextStream
+from unispeech.data.vocabulary import PADDING, build_vocabulary
 from unispeech.errors import DataError
 from unispeech.models.language_model import LanguageModel
 from unispeech.train.language_modelling_config import LanguageModelTrainingConfig

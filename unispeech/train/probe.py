@@ -86,7 +86,8 @@ def out_of_memory(size: str) -> Iterator[None]:
             "a batch does not fit in memory",
             where=size,
             found=str(error).splitlines()[0] if str(error) else "out of memory",
-            remedy="lower data.batching.max_seconds (and raise train.accumulate), set"
+            remedy="lower data.batching.max_seconds, of text data.batch_units (and raise"
+            " train.accumulate), set"
             " train.activation_checkpointing=true, or take half precision",
         ) from None
 
