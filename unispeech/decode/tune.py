@@ -80,14 +80,7 @@ def tune_decoder(
     Raises:
         DataError: an utterance has no reference.
     """
-    chosen = spread(reader.utt_ids, config.utterances)
-    absent = [name for name in chosen if name not in references]
-    if absent:
-        raise DataError(
-            f"{len(absent)} tuning utterance(s) without a reference",
-            where=f"{reader.folder}, utterance {absent[0]}",
-            remedy="give the manifest that these emissions were made from",
-        )
+    chosen = _chosen(reader, references, config.utterances)
     began = time.perf_counter()
     points: list[Point] = []
     pool: dict[str, dict[str, Entry]] = {name: {} for name in chosen}
@@ -100,12 +93,8 @@ def tune_decoder(
         _join(pool, lists)
         joined = {name: list(entries.values()) for name, entries in pool.items()}
         table = tabulate(joined, references, (), distance)
-        found = minimise(
-            table,
-            [present, *(p[:2] for p in points)],
-            (config.lm_scale, config.word_insertion),
-            config.seed,
-        )
+        starts = [present, *(point[:2] for point in points)]
+        found = minimise(table, starts, (config.lm_scale, config.word_insertion), config.seed)
         present = (found.values[0], found.values[1])
         if any(_close(present, point[:2]) for point in points):
             break
@@ -125,6 +114,18 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     if len(items) <= count:
         return list(items)
     return [items[i * len(items) // count] for i in range(count)]
+
+
+def _chosen(reader: EmissionReader, references: dict[str, str], count: int) -> list[str]:
+    chosen = spread(reader.utt_ids, count)
+    absent = [name for name in chosen if name not in references]
+    if absent:
+        raise DataError(
+            f"{len(absent)} tuning utterance(s) without a reference",
+            where=f"{reader.folder}, utterance {absent[0]}",
+            remedy="give the manifest that these emissions were made from",
+        )
+    return chosen
 
 
 def _join(pool: dict[str, dict[str, Entry]], lists: dict[str, list[Entry]]) -> None:
