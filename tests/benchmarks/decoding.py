@@ -20,14 +20,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import memory_of_this_process
-
 from unispeech.config import load
 from unispeech.decode import engine, graph
 from unispeech.decode.emissions import EmissionReader
 from unispeech.decode.tune import spread
 from unispeech.errors import DependencyError
 from unispeech.storage import write_json
+
+BACKENDS = ["kaldi", "flashlight", "k2"]
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -47,10 +47,16 @@ def measure(args: argparse.Namespace) -> None:
         "utterances": len(chosen),
         "began": began,
         "rtf": decoded.seconds / seconds,
-        "megabytes": memory_of_this_process("VmHWM"),
+        "megabytes": peak_megabytes(),
         "text": decoded.text,
     }
     write_json(args.output, found)
+
+
+def peak_megabytes() -> float:
+    """Peak memory of this process."""
+    rows = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(row.split()[1]) for row in rows if row.startswith("VmHWM")) / 1024
 
 
 def run(args: argparse.Namespace, backend: str) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def main() -> None:
     parser.add_argument("--emissions", required=True)
     parser.add_argument("--lang", required=True)
     parser.add_argument("--reference")
-    parser.add_argument("--backends", nargs="+", default=["kaldi", "flashlight", "k2"])
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--utterances", type=int, default=200)
     parser.add_argument("--json", help="write the table there too")
     parser.add_argument("--measure", help=argparse.SUPPRESS)

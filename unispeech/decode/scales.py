@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import differential_evolution
 
 from unispeech.decode.nbest import Entry
 from unispeech.errors import DataError
@@ -132,6 +131,9 @@ def minimise(
         bounds: lowest and highest value of every weight.
         seed: of the search.
     """
+    # Imported only now: decoding at given scales starts without it.
+    from scipy.optimize import differential_evolution
+
     scale = 1.0 + float(table.errors.max(axis=1).sum())
 
     def cost(weights: Floats) -> Floats:

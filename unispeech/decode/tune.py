@@ -80,7 +80,7 @@ def tune_decoder(
     Raises:
         DataError: an utterance has no reference.
     """
-    chosen = _utterances(reader, references, config.utterances)
+    chosen = _chosen(reader, references, config.utterances)
     began = time.perf_counter()
     points: list[Point] = []
     pool: dict[str, dict[str, Entry]] = {name: {} for name in chosen}
@@ -109,7 +109,14 @@ def tune_decoder(
     }
 
 
-def _utterances(reader: EmissionReader, references: dict[str, str], count: int) -> list[str]:
+def spread(items: Sequence[str], count: int) -> list[str]:
+    """At most `count` of the items, evenly spaced, in order."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _chosen(reader: EmissionReader, references: dict[str, str], count: int) -> list[str]:
     chosen = spread(reader.utt_ids, count)
     absent = [name for name in chosen if name not in references]
     if absent:
@@ -119,13 +126,6 @@ def _utterances(reader: EmissionReader, references: dict[str, str], count: int) 
             remedy="give the manifest that these emissions were made from",
         )
     return chosen
-
-
-def spread(items: Sequence[str], count: int) -> list[str]:
-    """At most `count` of the items, evenly spaced, in order."""
-    if len(items) <= count:
-        return list(items)
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _join(pool: dict[str, dict[str, Entry]], lists: dict[str, list[Entry]]) -> None:
