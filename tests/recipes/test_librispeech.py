@@ -8,10 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lhotse import CutSet
+from packages import require
+
+from unispeech.decode.ngram import estimate, write_arpa
 
 # Twice what the recipe is allowed to take, for a busy machine.
 pytestmark = [pytest.mark.recipe, pytest.mark.timeout(1800)]
@@ -148,3 +152,110 @@ def test_missing_corpus_says_what_to_do(repo: Path, tmp_path: Path) -> None:
         assert result.returncode == code
         assert words in result.stderr
         assert "Traceback" not in result.stderr
+
+
+Numbers = dict[str, float]
+
+
+def command(*words: object) -> None:
+    """Run a command of the package as a user does."""
+    result = subprocess.run(
+        [sys.executable, "-m", "unispeech", *map(str, words)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+def texts(folder: Path) -> list[str]:
+    return (folder / "text").read_text(encoding="utf-8").splitlines()
+
+
+def agreement(first: Path, second: Path) -> float:
+    pairs = list(zip(texts(first), texts(second), strict=True))
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
+@pytest.fixture(scope="module")
+def real_speech(exp: Path, repo: Path, real_data: Path) -> Path:
+    """The trained model's emissions of eighty utterances of real speech."""
+    folder = exp.parent / "real"
+    script = [sys.executable, str(repo / "local/prepare_folder.py"), "--corpora", str(real_data)]
+    script += ["--sets", str(repo / "egs/librispeech/conf/mini/sets.yaml")]
+    subprocess.run([*script, "--output", str(folder)], env=environment(), check=True, timeout=600)
+    command("emit", "--model", exp / "finetune", "--output", folder / "e", folder / "dev.jsonl.gz")
+    return folder / "e"
+
+
+WIDE = ["beam=16", "max_active=20000", "lattice_beam=8", "lm_scale=1.0", "word_insertion=0.0"]
+
+
+def decode(exp: Path, emissions: Path, backend: str, *more: object) -> Path:
+    output = exp.parent / f"decoded/{emissions.parent.name}-{emissions.name}-{backend}"
+    command("decode", "--method", "graph", "--emissions", emissions, "--output", output, "--lang",
+            exp / "lang", "--backend", backend, *more, *WIDE)  # fmt: skip
+    return output
+
+
+def wer_of(reference: Path, folder: Path) -> Numbers:
+    command("score", "--reference", reference, "--hypothesis", folder)
+    return json.loads((folder / "wer.json").read_text())
+
+
+def test_k2_and_kaldi_agree(
+    exp: Path, real_speech: Path, record_property: Callable[[str, object], None]
+) -> None:
+    require("k2")
+    sets = [
+        (exp / "infer/pretrained/test-clean", exp / "data/test-clean.jsonl.gz"),
+        (real_speech, real_speech.parent / "dev.jsonl.gz"),
+    ]
+    for emissions, reference in sets:
+        kaldi, k2 = (decode(exp, emissions, backend) for backend in ("kaldi", "k2"))
+        about = json.loads((k2 / "decode.json").read_text())
+        record_property("k2", ("HLG, 1-best", about["utterances"]))
+        assert about["backend"] == "k2"
+        assert agreement(kaldi, k2) >= 0.99
+        rates = [wer_of(reference, folder)["wer"] for folder in (kaldi, k2)]
+        assert abs(rates[0] - rates[1]) <= 0.1
+
+
+def test_the_lexicon_beam_search_agrees(exp: Path) -> None:
+    require("flashlight")
+    emissions, reference = exp / "infer/pretrained/test-clean", exp / "data/test-clean.jsonl.gz"
+    wide = ["beam_size=1500", "beam_size_token=30", "beam_threshold=50"]
+    folders = [decode(exp, emissions, "kaldi"), decode(exp, emissions, "flashlight", *wide)]
+    rates = [wer_of(reference, folder)["wer"] for folder in folders]
+    assert abs(rates[0] - rates[1]) <= 0.3
+
+
+def test_k2_rescores_with_a_larger_ngram_and_a_transformer(
+    exp: Path, repo: Path, record_property: Callable[[str, object], None]
+) -> None:
+    require("k2")
+    require("flashlight")  # its extra brings KenLM
+    train = CutSet.from_file(exp / "data/train.jsonl.gz")
+    sentences = [cut.supervisions[0].text.split() for cut in train]
+    larger, lm = exp.parent / "larger.arpa", exp.parent / "lm"
+    write_arpa(estimate(sentences, 4), larger)
+    command("lm", "--config", repo / "egs/librispeech/conf/transformer_lm/tiny.yaml", "--output",
+            lm, f"data.train={exp / 'data/train.jsonl.gz'}",
+            f"data.valid={exp / 'data/dev-clean.jsonl.gz'}")  # fmt: skip
+    lists = {}
+    for name in ("dev-clean", "test-clean"):
+        lists[name] = decode(exp, exp / f"infer/pretrained/{name}", "k2", "--rescore-arpa", larger,
+                             "--nbest", 20)  # fmt: skip
+        about = json.loads((lists[name] / "decode.json").read_text())
+        record_property("k2", ("HLG, 4-gram lattices, 20-best", about["utterances"]))
+    output, dev = exp.parent / "rescored", exp / "data/dev-clean.jsonl.gz"
+    command("rescore", "--nbest", lists["test-clean"], "--lm", f"transformer={lm}", "--output",
+            output, "--tune-nbest", lists["dev-clean"], "--tune-reference", dev)  # fmt: skip
+    reference = exp / "data/test-clean.jsonl.gz"
+    rescored, before = wer_of(reference, output), wer_of(reference, lists["test-clean"])
+    # Tuned on dev, where it is never worse; on test the intervals overlap at the least.
+    assert rescored["low"] <= before["high"]
+    about = json.loads((output / "decode.json").read_text())
+    assert "transformer" in about["lm"].lower()

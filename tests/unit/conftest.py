@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,26 +13,6 @@ from lhotse import Recording, SupervisionSegment
 from unispeech.__main__ import main
 from unispeech.data.labels import LabelWriter, write_description
 from unispeech.data.manifests import write_cuts
-from unispeech.decode import k2_process
-
-MODULES = {"flashlight": ("flashlight.lib.text.decoder", "kenlm")}
-
-
-def require(name: str) -> None:
-    """Skip without an optional package; fail when $UNISPEECH_REQUIRE lists it.
-
-    "k2" is also there when it has an environment of its own.
-    """
-    try:
-        for module in MODULES.get(name, (name,)):
-            importlib.import_module(module)
-    except ImportError as error:
-        if name == "k2" and k2_process.find_python() is not None:
-            return
-        if name in os.environ.get("UNISPEECH_REQUIRE", "").split():
-            pytest.fail(f"{name} is required here and missing: {error}")
-        pytest.skip(f"{name} is not installed: {error}")
-
 
 MODEL = """
 model: &model

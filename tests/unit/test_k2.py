@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import require
+from packages import require
 
 from unispeech.decode import k2, k2_process
-from unispeech.decode.emissions import EmissionReader
 from unispeech.decode.engine import SearchConfig, choose_backend, open_decoder
 from unispeech.decode.fst import Graph, read_graph
 from unispeech.decode.graph import build_grammar, build_graph, read_language
@@ -229,17 +228,3 @@ def test_a_blank_in_the_lexicon(lang: Path) -> None:
     back_end = k2.K2Decoder if k2.available() else k2_process.K2Process
     with pytest.raises(DataError, match="blank is in the lexicon"):
         back_end(Graph(lg.header, lg.start, lg.states, arcs), 5)
-
-
-def test_real_speech(repo: Path, count: Count) -> None:
-    require("k2")
-    trained = repo / "egs" / "librispeech" / "exp" / "mini"
-    if not (trained / "infer" / "pretrained" / "test" / "emissions.json").is_file():
-        pytest.skip("no model of real speech was trained here")
-    reader = EmissionReader(trained / "infer" / "pretrained" / "test")
-    emissions = [reader[name] for name in reader.utt_ids[::8]]
-    search = SearchConfig(beam=16, lm_scale=1.0, word_insertion=1.5)
-    both = [open_decoder(n, trained / "lang", len(reader.tokens), search) for n in ("kaldi", "k2")]
-    kaldi, ours = (each.decode(emissions) for each in both)
-    count(both[1], ours)
-    assert sum(a[0] == b[0] for a, b in zip(kaldi, ours, strict=True)) >= 0.99 * len(ours)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Corpus, require
+from conftest import Corpus
+from packages import require
 from test_k2 import make_lang
 
 from unispeech.__main__ import main
