@@ -69,8 +69,10 @@ def test_a_process_ends_with_its_decoder(lang: Path) -> None:
     assert not Path(folder).exists()
 
 
+# A test run in the background inherits an ignored SIGINT.
 LOOP = """
-import sys, numpy as np
+import signal, sys, numpy as np
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from unispeech.__main__ import guard
 from unispeech.decode.fst import read_graph
@@ -95,7 +97,7 @@ def test_an_interrupt_leaves_no_process(lang: Path, repo: Path, number: signal.S
         time.sleep(0.2)
         # Ctrl-C goes to every process of the terminal.
         (os.killpg if number == signal.SIGINT else os.kill)(main_process.pid, number)
-        error = main_process.communicate()[1]
+        error = main_process.communicate(timeout=60)[1]
     if number == signal.SIGINT:
         assert main_process.returncode == 130
         assert error == "error: interrupted; run the same command again to continue\n"
