@@ -275,7 +275,10 @@ def _interpolate(
     grams = []
     for n, here in enumerate(probabilities):
         left = left_over[n + 1] if n + 1 < len(left_over) else {}
-        grams.append(
-            {g: (min(0.0, math.log10(p)), math.log10(left.get(g, 1.0))) for g, p in here.items()}
-        )
+        grams.append({g: (_log10(p), _log10(left.get(g, 1.0))) for g, p in here.items()})
     return NgramModel(grams)
+
+
+def _log10(share: float) -> float:
+    # A discount of zero leaves nothing to back off with, which ARPA files write as -99.
+    return min(0.0, math.log10(share)) if share > 0 else _LOG10_NEVER
