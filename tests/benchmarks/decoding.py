@@ -54,9 +54,15 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def peak_megabytes() -> float:
-    """Peak memory of this process."""
-    rows = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(row.split()[1]) for row in rows if row.startswith("VmHWM")) / 1024
+    """Peak memory of this process and of those that it has started and that still run."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    started = [pid for task in tasks for pid in task.read_text(encoding="utf-8").split()]
+    return sum(_peak_kilobytes(pid) for pid in ["self", *started]) / 1024
+
+
+def _peak_kilobytes(pid: str) -> int:
+    rows = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(row.split()[1]) for row in rows if row.startswith("VmHWM"))
 
 
 def run(args: argparse.Namespace, backend: str) -> dict[str, Any]:
