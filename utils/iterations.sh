@@ -5,7 +5,8 @@
 #   first_labels LABEL_COMMAND   makes the labels of the first word when they need no model
 #   iterate TRAIN VALID LABEL_COMMAND -- TRAIN_COMMAND   makes the other labels and all models
 #
-# They read conf, exp, model, init and the overrides.
+# They read conf, exp, model, init and the overrides. With init=previous every pre-training after the
+# first continues from the weights of the one before; any other init is where the last one starts.
 #
 # A word says where the labels of one pre-training come from: mfcc, the LAYER of the MODEL that was
 # pre-trained before (of a released one in the first place), or none. The next word's MODEL, in the
@@ -45,7 +46,9 @@ iterate() { # <training manifest> <validation manifest> <label command> -- <trai
         checkpoint="$_before" layer="${_from##*:}"
     fi
     if [[ $_from != none ]]; then _extra=(data.labels="$exp/data/labels/it$_i"); fi
-    if ((_i == ${#steps[@]})) && [[ $init ]]; then _extra+=(init="$init"); fi
+    if [[ $init == previous ]]; then
+      if ((_i > 1)); then _extra+=(init="$_before"); fi
+    elif ((_i == ${#steps[@]})) && [[ $init ]]; then _extra+=(init="$init"); fi
     _next=${_next%:*}
     _file=$(first_of "$conf/$_next.yaml" "conf/$_next/pretrain.yaml" "conf/${_next}_base_it$_i/pretrain.yaml")
     if [[ $_file == "$conf"/* && $_next != pretrain ]]; then _base=(--config "$conf/pretrain.yaml"); fi
