@@ -47,9 +47,10 @@ def read_noises(musan: Path) -> list[MonoCut]:
         )
     cuts = []
     for kind in kinds:
+        found = list(_recordings(musan / kind, (".flac",)))
         # lhotse reads the layout of the release, which is wav.
-        found = list(prepare_musan(musan, parts=kind)[kind]["recordings"])
-        found += list(_recordings(musan / kind, (".flac",)))
+        if next((musan / kind).rglob("*.wav"), None):
+            found += prepare_musan(musan, parts=kind)[kind]["recordings"]
         cuts += [_cut(r, f"{kind}/{r.id}", kind) for r in found]
     return cuts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -43,11 +44,14 @@ def write(path: Path, seconds: float = 1.0) -> None:
         soundfile.write(path, tone(seconds), RATE)
 
 
-@pytest.fixture
-def corpora(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two speakers in each part, two videos each, two files each: 2.5 s and 7 s."""
     pytest.importorskip("av")
-    folder = tmp_path / "all corpora"
+    folder = tmp_path_factory.mktemp("recorded")
+    for suffix in (".wav", ".m4a"):
+        for number, seconds in enumerate((2.5, 7.0), start=1):
+            write(folder / f"{number:05d}{suffix}", seconds)
     parts = {
         "VoxCeleb1/dev/wav": ("id10001", "id10002"),
         "VoxCeleb1/test/wav": ("id10270", "id10271"),
@@ -57,10 +61,18 @@ def corpora(tmp_path: Path) -> Path:
     for part, people in parts.items():
         for person in people:
             for video in ("21Uxsk56VDQ", "_0aBc-9"):
-                for number, seconds in enumerate((2.5, 7.0), start=1):
-                    suffix = ".wav" if part.endswith("wav") else ".m4a"
-                    write(folder / part / person / video / f"{number:05d}{suffix}", seconds)
-    return folder
+                suffix = ".wav" if part.endswith("wav") else ".m4a"
+                place = folder / "corpora" / part / person / video
+                place.mkdir(parents=True)
+                for file in folder.glob(f"*{suffix}"):
+                    shutil.copy(file, place)
+    return folder / "corpora"
+
+
+@pytest.fixture
+def corpora(recorded: Path, tmp_path: Path) -> Path:
+    """A corpus that a test may damage."""
+    return Path(shutil.copytree(recorded, tmp_path / "all corpora"))
 
 
 def prepare(corpora: Path, *more: str, sets: list[str] = SETS) -> int:
