@@ -32,6 +32,9 @@ COMMANDS = {
     "models": "list the released models",
     "fetch": "download a released model",
     "doctor": "list what is usable here and how to mend what is not",
+    "embed": "write embeddings of the speakers of a folder, file or manifest",
+    "trials": "score trials of speaker verification: EER with interval, detection costs",
+    "verify": "say whether two recordings have the same speaker",
     "report": "write RESULTS.md rows and one HTML page",
 }
 

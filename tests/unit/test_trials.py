@@ -202,7 +202,7 @@ def test_pairs_of_speakers_do_not_depend_on_the_side() -> None:
 
 
 def test_the_interval_of_independent_trials_is_the_binomial_one() -> None:
-    """Each trial its own pair: the spread of the EER is that of normal scores, by the delta rule."""
+    """Each trial its own pair: the EER spreads as the delta rule says."""
     count = 4000
     rng = np.random.default_rng(1)
     labels = np.arange(count) % 2 == 0

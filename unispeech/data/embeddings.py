@@ -87,9 +87,7 @@ def write_embeddings(
         for rows, found in batches:
             if values is None:
                 shape = (len(ids), found.shape[1])
-                values = np.lib.format.open_memmap(
-                    temporary / VALUES, "w+", np.float32, shape
-                )
+                values = np.lib.format.open_memmap(temporary / VALUES, "w+", np.float32, shape)
             values[list(rows)] = found
         if values is None:
             raise DataError("nothing to embed", where=folder)
