@@ -110,4 +110,5 @@ class FactorisedPooling(nn.Module):
         """Two `(B, C, T)` to `(B, heads * width)`."""
         energies = self.attention(self.key(keys.transpose(1, 2))).transpose(1, 2)
         weights = softmax_over_time(energies, valid)
-        return (weights @ self.value(values.transpose(1, 2))).flatten(1)
+        pooled: Tensor = weights @ self.value(values.transpose(1, 2))
+        return pooled.flatten(1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -182,7 +185,8 @@ class SpeakerModel(nn.Module):
             valid = None if lengths is None else _valid(counts, x.shape[2])
             normed = instance_norm(x, valid)
             return normed, normed, valid
-        assert self.encoder is not None and self.layer_sum is not None
+        assert self.encoder is not None
+        assert self.layer_sum is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._is_frozen):
             output: EncoderOutput = self.encoder(waveforms, lengths)
         # The output of the last layer is taken behind the final norm, where there is one.
@@ -214,6 +218,15 @@ class SpeakerModel(nn.Module):
         return x, None if valid is None else valid[:, :, lost:]
 
 
+class Rates(NamedTuple):
+    """Learning rates relative to the head's."""
+
+    encoder: float = 1.0
+    """Of the encoder's last layer."""
+    layer_decay: float = 1.0
+    """Factor from each layer to the one before; the front end counts as one more."""
+
+
 class SpeakerClassifier(nn.Module):
     """A speaker model and the class vectors that it is trained with.
 
@@ -228,6 +241,21 @@ class SpeakerClassifier(nn.Module):
         self.speaker = speaker
         self.classes = nn.Parameter(torch.empty(classes, sub_centres, speaker.config.embedding))
         nn.init.xavier_uniform_(self.classes.view(-1, speaker.config.embedding))
+        self.rates = Rates()
+
+    def rate_scale(self, name: str) -> float:
+        """Factor of the learning rate of a parameter, from its depth in the encoder."""
+        encoder = self.speaker.encoder
+        if encoder is None or not name.startswith("speaker.encoder."):
+            return 1.0
+        depth = encoder.config.layers
+        layer = re.match(r"speaker\.encoder\.encoder\.layers\.(\d+)\.", name)
+        if layer:
+            depth -= int(layer[1]) + 1
+        elif encoder.config.norm_first and ".encoder.encoder.layer_norm." in name:
+            # The final norm of a pre-norm model comes behind the last layer.
+            depth = 0
+        return self.rates.encoder * self.rates.layer_decay**depth
 
     def forward(
         self, waveforms: Tensor, lengths: Tensor | None, labels: Tensor, margin: Margin

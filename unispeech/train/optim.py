@@ -36,7 +36,7 @@ def exponential(update: int, peak: float, final: float, warmup: int, total: int)
     """From `peak` to `final` by equal factors, times a linear warm-up (wespeaker, the authors)."""
     share = min(update / max(total, 1), 1.0)
     ramp = min(update / warmup, 1.0) if warmup > 0 else 1.0
-    return peak * (final / peak) ** share * ramp
+    return peak * math.exp(share * math.log(final / peak)) * ramp
 
 
 def learning_rate(config: OptimConfig, update: int, updates: int) -> float:
@@ -82,12 +82,11 @@ def build_optimizer(
         parameters: all, or the groups of `parameter_groups`.
         config: which optimizer, and its settings.
     """
-    given = list(parameters)
-    groups = [g if isinstance(g, dict) else {"params": [g]} for g in given]
-    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    kept: list[Any] = list(parameters)
+    groups = [g["params"] if isinstance(g, dict) else [g] for g in kept]
+    devices = {parameter.device.type for group in groups for parameter in group}
     has_fused = devices <= set(FUSED_DEVICES)
     fused = has_fused if config.fused == "auto" else config.fused
-    kept: Any = given
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             kept,
