@@ -19,6 +19,7 @@ COMMANDS = {
     "label": "cluster features into frame labels for masked prediction",
     "pretrain": "pre-train an encoder by masked prediction",
     "finetune": "fine-tune a pre-trained encoder with CTC",
+    "speaker": "train a speaker model on an encoder's layers or on filter banks",
     "average": "average the weights of several checkpoints",
     "lm": "train a Transformer language model",
     "perplexity": "perplexity of text under an n-gram or Transformer language model",
