@@ -36,6 +36,7 @@ COMMANDS = {
     "embed": "write embeddings of the speakers of a folder, file or manifest",
     "trials": "score trials of speaker verification: EER with interval, detection costs",
     "verify": "say whether two recordings have the same speaker",
+    "report_trials": "report scored trials: results, DET curves, figures and one HTML page",
     "report": "write RESULTS.md rows and one HTML page",
 }
 

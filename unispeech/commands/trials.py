@@ -119,13 +119,15 @@ def _people(speakers: list[str], listed: Trials) -> tuple[list[int], list[int]]:
     return [people[k] for k in listed.enrollment], [people[k] for k in listed.test]
 
 
-def _names(args: argparse.Namespace) -> dict[str, str]:
-    """How results call the list and the system."""
+def _names(args: argparse.Namespace) -> dict[str, Any]:
+    """How results call the list and the system, and the model that it is."""
     about = args.trials.with_name("trials.json")
     known = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
     condition = args.condition or known.get("condition") or args.trials.absolute().parent.name
-    source = args.scores or Path(str(describe(args.embeddings[0])["model"]))
-    return {"condition": str(condition), "system": args.system or source.absolute().name}
+    model = describe(args.embeddings[0]) if args.embeddings else {}
+    name = args.system or Path(model.get("model") or args.scores).absolute().name
+    facts = {key: model.get(key) for key in ("model", "model_sha256")}
+    return {"condition": str(condition), "system": name, **facts}
 
 
 def _inputs(args: argparse.Namespace) -> dict[str, Any]:
@@ -136,7 +138,7 @@ def _inputs(args: argparse.Namespace) -> dict[str, Any]:
         return describe(path)["sha256"] if path is not None else None
 
     files = ("trials", "scores", "calibration", "calibrate_on")
-    given = {f"{name}_sha256": digest(getattr(args, name)) for name in files}
+    given: dict[str, Any] = {f"{name}_sha256": digest(getattr(args, name)) for name in files}
     given |= {name: folder(getattr(args, name)) for name in ("mean", "cohort")}
     given["embeddings"] = [folder(path) for path in args.embeddings or ()]
     names = ("top", "quality", "resamples", "seed", "condition", "system")

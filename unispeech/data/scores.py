@@ -31,16 +31,18 @@ def read_scores(path: Path, trials: Trials) -> FloatArray:
     """
     numbers = {name: number for number, name in enumerate(trials.ids)}
     size = len(trials.ids)
-    keys, values, strangers = [], [], []
-    for place, (left, right, text) in _rows(path):
+    keys: list[int] = []
+    values: list[float] = []
+    strangers: list[str] = []
+    for place, (one, other, text) in _rows(path):
         try:
             values.append(float(text))
         except ValueError:
             raise DataError("not a score", where=place, expected="number", found=text) from None
-        known = left in numbers and right in numbers
-        keys.append(numbers[left] * size + numbers[right] if known else -1)
+        known = one in numbers and other in numbers
+        keys.append(numbers[one] * size + numbers[other] if known else -1)
         if not known:
-            strangers.append(f"{left} {right}")
+            strangers.append(f"{one} {other}")
     wanted = trials.enrollment * size + trials.test
     found = np.array(keys, dtype=np.int64)
     scores = np.array(values)
@@ -48,27 +50,28 @@ def read_scores(path: Path, trials: Trials) -> FloatArray:
     found, scores = found[order], scores[order]
     twice = (found[1:] == found[:-1]) & (found[1:] >= 0) & (scores[1:] != scores[:-1])
     if twice.any():
-        one = divmod(int(found[1:][twice][0]), size)
+        left, right = divmod(int(found[1:][twice][0]), size)
         raise DataError(
             "a trial with different scores",
             where=path,
-            found=f"{int(twice.sum())}, the first {trials.ids[one[0]]} {trials.ids[one[1]]}",
+            found=f"{int(twice.sum())}, the first {trials.ids[left]} {trials.ids[right]}",
             remedy="keep one line for each trial",
         )
     unknown = ~np.isin(found, wanted)
     if unknown.any():
-        one = divmod(int(found[unknown & (found >= 0)][0]), size) if not strangers else None
-        first = strangers[0] if one is None else f"{trials.ids[one[0]]} {trials.ids[one[1]]}"
+        if not strangers:
+            left, right = divmod(int(found[unknown][0]), size)
+            strangers = [f"{trials.ids[left]} {trials.ids[right]}"]
         raise DataError(
             "scores without a trial",
             where=path,
-            found=f"{int(unknown.sum())}, the first {first}",
+            found=f"{int(unknown.sum())}, the first {strangers[0]}",
             remedy="give the list that was scored",
         )
     absent = ~np.isin(wanted, found)
     if absent.any():
-        one = int(np.flatnonzero(absent)[0])
-        first = f"{trials.ids[trials.enrollment[one]]} {trials.ids[trials.test[one]]}"
+        row = int(np.flatnonzero(absent)[0])
+        first = f"{trials.ids[trials.enrollment[row]]} {trials.ids[trials.test[row]]}"
         raise DataError(
             "trials without a score",
             where=path,

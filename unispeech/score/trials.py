@@ -225,9 +225,9 @@ def bootstrap(
     for draw in range(resamples):
         counts = []
         for where, members, number in sides:
-            weights = np.bincount(rng.integers(number, size=number), minlength=number)
-            weights = weights.astype(np.float64)[members]
-            counts.append(np.bincount(where, weights, len(thresholds)))
+            times = np.bincount(rng.integers(number, size=number), minlength=number)
+            weights = times[members].astype(np.float64)
+            counts.append(np.bincount(where, weights, len(thresholds)).astype(np.float64))
         rates[draw] = _crossing(*_rates(*counts))
     low, high = np.quantile(rates, (0.025, 0.975))
     return Interval(float(low), float(high))
