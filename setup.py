@@ -20,7 +20,7 @@ setup(
         "lhotse>=1.33",
         "urllib3>=2",  # lhotse imports it without declaring it
         "numpy>=1.26",
-        "scipy>=1.11",
+        "scipy>=1.12",
         "scikit-learn>=1.4",
         "kaldialign>=0.9",
         "kaldifst>=1.7",
