@@ -94,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UsageError(
                 f"{option}: no such folder",
                 found=folder,
-                remedy="unpack http://www.openslr.org/17 and http://www.openslr.org/28, or switch "
-                "augmentation off with data.augment_prob=0",
+                remedy="unpack http://www.openslr.org/17 and http://www.openslr.org/28, or give "
+                "the recipe --augment false",
             )
     if args.check:
         print(f"{musan} and {rirs} are there")

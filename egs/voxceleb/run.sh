@@ -25,6 +25,7 @@ calibration=             # set that calibration trials are drawn from: train or 
 calibration_trials=30000 # how many
 cohort_utterances=20     # of each training speaker, for AS-norm and the mean; 0: all, as wespeaker does
 top=300                  # closest training speakers that AS-norm compares with
+augment=true             # false: train without noises and rooms
 musan=                   # folder of MUSAN (default: musan in --corpora)
 rirs=                    # folder of impulse responses (default: RIRS_NOISES in --corpora)
 shards=false             # true: train on Shar shards instead of the files
@@ -61,10 +62,12 @@ prepare+=(--corpora "$corpora" --output "$data")
 make_trials=(python "$root/local/prepare_trials.py" --corpora "$corpora" --manifests "$data" --output "$trials" --lists "${lists[@]}"
   --calibration "$calibration" --calibration-trials "$calibration_trials" --cohort-utterances "$cohort_utterances" "${restrict[@]}")
 augmentation=(python "$root/local/prepare_augmentation.py" --musan "$musan" --rirs "$rirs" --output "$exp/augmentation")
+checked=(prepare make_trials augmentation) noises=(data.noise="$exp/augmentation/noise.jsonl.gz" data.rir="$exp/augmentation/rir.jsonl.gz")
+if ! $augment; then checked=(prepare make_trials) noises=(data.augment_prob=0); fi
 
 if stage 0 "corpora: synthesise the tiny one, or check what is there"; then
   if $synthesise; then run python "$root/local/synthesise_voxceleb.py" --output "$corpora" --jobs "$nj"; fi
-  for step in prepare make_trials augmentation; do declare -n words=$step; run "${words[@]}" --check; done
+  for step in "${checked[@]}"; do declare -n words=$step; run "${words[@]}" --check; done
 fi
 
 if stage 1 "manifests: lhotse cuts, checked; trial lists, cohort, calibration trials"; then
@@ -74,7 +77,7 @@ if stage 1 "manifests: lhotse cuts, checked; trial lists, cohort, calibration tr
 fi
 
 if stage 2 "targets: noises and rooms; shards on request"; then
-  run "${augmentation[@]}"
+  if $augment; then run "${augmentation[@]}"; fi
   if $shards; then
     run python "$root/local/mix.py" --output "$exp/mix" --sources train="$data/train.jsonl.gz"
     run python -m unispeech shards --manifest "$exp/mix/mix.jsonl.gz" --output "$exp/shards" --jobs "$nj"
@@ -92,7 +95,7 @@ if stage 4 "fine-tune: speaker models, each from the one before"; then
   for system in "${systems[@]}"; do
     run "${train[@]}" speaker --config "$conf/$system.yaml" --output "$exp/$system" "${begin[$system]}" \
       data.train="$speech" data.valid="$data/dev.jsonl.gz" data.speakers="$trials/speakers.txt" \
-      data.noise="$exp/augmentation/noise.jsonl.gz" data.rir="$exp/augmentation/rir.jsonl.gz" "${overrides[@]}"
+      "${noises[@]}" "${overrides[@]}"
   done
 fi
 

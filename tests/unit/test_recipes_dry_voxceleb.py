@@ -141,6 +141,14 @@ def test_layouts_and_shards() -> None:
     assert scored == {"speechocean", "wuw", "msc", "dsp", "real", "calibration"}
 
 
+def test_without_noises_and_rooms() -> None:
+    found = commands("--augment", "false")
+    assert not with_word(found, str(ROOT / "local/prepare_augmentation.py"))
+    for words in with_word(found, "speaker"):
+        assert "data.augment_prob=0" in words
+        assert not any(word.startswith("data.noise") for word in words)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
