@@ -20,7 +20,7 @@ setup(
         "lhotse>=1.33",
         "urllib3>=2",  # lhotse imports it without declaring it
         "numpy>=1.26",
-        "scipy>=1.11",
+        "scipy>=1.12",
         "scikit-learn>=1.4",
         "kaldialign>=0.9",
         "kaldifst>=1.7",
@@ -39,8 +39,10 @@ setup(
     extras_require={
         # The metadata of GigaSpeech, gigabytes of JSON, read in pieces.
         "gigaspeech": ["ijson>=3.3"],
-        # Synthesised corpora of `--tiny true`; phones of Common Voice.
-        "tiny": ["espeakng-loader>=0.2", "phonemizer>=3.3"],
+        # Synthesised corpora of `--tiny true`; phones of Common Voice; AAC of VoxCeleb2.
+        "tiny": ["espeakng-loader>=0.2", "phonemizer>=3.3", "av>=14"],
+        # The AAC of VoxCeleb2, where there is no ffmpeg.
+        "voxceleb": ["av>=14"],
         # The beam search of the papers; kenlm is built from source: a C++ compiler and cmake.
         "flashlight": ["flashlight-text>=0.0.7", "kenlm>=0.2"],
         # `export --to onnx`; onnxscript is what torch's exporter is written with.

@@ -152,7 +152,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         BASE | {"models", "losses", "data"},
         {"safetensors", "onnxscript", "onnxruntime", "tqdm", "urllib3"},
     ),
-    "report": (BASE | {"models", "losses", "data"}, {"matplotlib", "jinja2", "scipy"}),
+    "report": (BASE | {"models", "losses", "data"}, {"matplotlib", "jinja2", "scipy", "sklearn"}),
     "commands": (
         BASE | {"models", "losses", "data", "decode", "score", "train", "hub", "report"},
         {"tqdm"},

@@ -19,6 +19,7 @@ COMMANDS = {
     "label": "cluster features into frame labels for masked prediction",
     "pretrain": "pre-train an encoder by masked prediction",
     "finetune": "fine-tune a pre-trained encoder with CTC",
+    "speaker": "train a speaker model on an encoder's layers or on filter banks",
     "average": "average the weights of several checkpoints",
     "lm": "train a Transformer language model",
     "perplexity": "perplexity of text under an n-gram or Transformer language model",
@@ -32,6 +33,10 @@ COMMANDS = {
     "models": "list the released models",
     "fetch": "download a released model",
     "doctor": "list what is usable here and how to mend what is not",
+    "embed": "write embeddings of the speakers of a folder, file or manifest",
+    "trials": "score trials of speaker verification: EER with interval, detection costs",
+    "verify": "say whether two recordings have the same speaker",
+    "report_trials": "report scored trials: results, DET curves, figures and one HTML page",
     "report": "write RESULTS.md rows and one HTML page",
 }
 

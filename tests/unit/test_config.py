@@ -18,6 +18,7 @@ from unispeech.models.families import PRESETS
 from unispeech.models.objective import family_of, heads_of
 from unispeech.train.config import FinetuneConfig, OptimConfig, PretrainConfig
 from unispeech.train.language_modelling_config import LanguageModelTrainingConfig
+from unispeech.train.verification_config import VerificationConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS: dict[str, type[Config]] = {
@@ -35,12 +36,15 @@ FOLDERS: dict[str, type[Config]] = {
     "finetune": FinetuneConfig,
     "transformer_lm": LanguageModelTrainingConfig,
 }
+VERIFICATION = ("fbank", "frozen", "joint", "large_margin")
 SHIPPED = [p for p in sorted(ROOT.glob("egs/*/conf/*/*.yaml")) if p.stem != "sets"]
 MODELS = [p for p in sorted((ROOT / "egs/librispeech/conf").iterdir()) if p.name not in FOLDERS]
 
 
 def schema_of(path: Path) -> type[Config]:
     """What a shipped file configures."""
+    if "voxceleb" in path.parts and path.stem in VERIFICATION:
+        return VerificationConfig
     return FOLDERS.get(path.parent.name) or SCHEMAS[path.stem]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from unispeech.config import Config
+from unispeech.config import Config, Paths
 
 Units = Literal["letters", "bpe", "phones"]
 """What tokens are: letters of the transcripts, sentencepiece's pieces of their words, or phones of
@@ -93,3 +93,65 @@ class BatchingConfig(Config):
     Ours; more shuffles better."""
     workers: int = pydantic.Field(2, ge=0)
     """Processes that read audio; 0 reads in the training process."""
+
+
+class NoiseRatiosConfig(Config):
+    """Decibels of the speech over a noise of each kind, drawn evenly; defaults are wespeaker's."""
+
+    noise: tuple[float, float] = (0.0, 15.0)
+    speech: tuple[float, float] = (10.0, 30.0)
+    music: tuple[float, float] = (5.0, 15.0)
+
+
+class SpeakerBatchingConfig(Config):
+    """Batches of crops of one length."""
+
+    size: int = pydantic.Field(128, ge=1)
+    """Utterances in one batch of one process."""
+    order: Literal["utterances", "speakers"] = "utterances"
+    """`utterances`: every utterance once an epoch. `speakers`: class-balanced, every speaker as
+    often as any other; an epoch still has as many batches."""
+    shuffle_buffer: int = pydantic.Field(2000, ge=1)
+    """Cuts that each worker holds to draw batches from, where training reads shards."""
+    workers: int = pydantic.Field(2, ge=0)
+    """Processes that read audio; 0 reads in the training process."""
+
+
+class SpeakerDataConfig(Config):
+    """Training of a speaker model; defaults are those of the WavLM authors' recipe.
+
+    They gave them in unilm issue 695: crops of 3 s, augmentation of six utterances in ten, no
+    speed classes. What they did not say (how ratios are drawn) is wespeaker's.
+    """
+
+    train: Paths = ()
+    """Manifests to train on, or one folder of shards."""
+    valid: Paths = ()
+    """Manifests to validate on."""
+    speakers: str = ""
+    """File with one training speaker a line, in the order of the classes; empty takes those of
+    the manifests, sorted. Shards need it."""
+    crop_seconds: float = pydantic.Field(3.0, gt=0)
+    """Length of every crop; shorter utterances are repeated."""
+    min_seconds: float = pydantic.Field(0.3, ge=0)
+    """Shorter utterances are left out."""
+    speeds: Speeds = (1.0,)
+    """Each utterance draws one; a speaker at another speed than the first is another class. The
+    first is 1, so that dropping the others leaves the classes of the speakers first."""
+    augment_prob: float = pydantic.Field(0.6, ge=0, le=1)
+    """Share of the crops that get either reverberation or noise."""
+    reverb_share: float = pydantic.Field(0.5, ge=0, le=1)
+    """Share of the augmented crops that get reverberation, where there are both."""
+    snr: NoiseRatiosConfig = NoiseRatiosConfig()
+    noise: Paths = ()
+    """Manifests of noises; the field `kind` of a cut is noise, speech or music."""
+    rir: Paths = ()
+    """Manifests of impulse responses."""
+    batching: SpeakerBatchingConfig = SpeakerBatchingConfig()
+
+    @pydantic.field_validator("speeds")
+    @classmethod
+    def _first_is_one(cls, speeds: tuple[float, ...]) -> tuple[float, ...]:
+        if speeds[0] != 1.0 or len(set(speeds)) < len(speeds):
+            raise ValueError("the first speed must be 1, and each must be there once")
+        return speeds

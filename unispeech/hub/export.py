@@ -10,10 +10,16 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from unispeech.errors import DataError, DependencyError
+from unispeech.models.speaker import SpeakerModel
 from unispeech.models.speech import SpeechModel
 from unispeech.storage import atomic_path
 
 TOLERANCE = 1e-4
+
+Sizes = tuple[tuple[int, int], ...]
+SIZES: Sizes = ((1, 16000), (3, 23456), (2, 400))
+"""Utterances and samples of the batches that a written file is checked on."""
+SPEAKER_SIZES: Sizes = ((1, 16000), (3, 23456), (2, 8000))
 
 
 class Exported(nn.Module):
@@ -33,6 +39,23 @@ class Exported(nn.Module):
         return last if self.model.heads.proj is None else self.model.heads.proj(last)
 
 
+class ExportedSpeaker(nn.Module):
+    """What is written of a speaker model: waveforms in, embeddings out.
+
+    Args:
+        model: in evaluation mode.
+    """
+
+    def __init__(self, model: SpeakerModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """`(B, N)` float32 to `(B, E)`."""
+        embeddings: Tensor = self.model(waveforms)
+        return embeddings
+
+
 def export_torchscript(model: SpeechModel, path: Path) -> float:
     """Write a TorchScript file for batches of utterances of one length.
 
@@ -50,11 +73,15 @@ def export_torchscript(model: SpeechModel, path: Path) -> float:
         with atomic_path(path) as temporary:
             torch.jit.save(traced, temporary)
             loaded = load(temporary)  # type: ignore[no-untyped-call]
-            return _checked(wrapper, loaded, path)
+            return _checked(wrapper, loaded, path, SIZES)
 
 
-def export_onnx(model: SpeechModel, path: Path) -> float:
+def export_onnx(model: SpeechModel | SpeakerModel, path: Path) -> float:
     """Write an ONNX file with dynamic batch and length and check it in onnxruntime.
+
+    Args:
+        model: an encoder or recogniser, or a speaker model.
+        path: file to write.
 
     Returns:
         The largest difference to the model on batches of other sizes.
@@ -71,7 +98,11 @@ def export_onnx(model: SpeechModel, path: Path) -> float:
             f"{error.name} is not installed",
             remedy='pip install -c constraints.txt -e ".[onnx]"',
         ) from None
-    wrapper = Exported(model).eval()
+    wrapper: nn.Module
+    if isinstance(model, SpeakerModel):
+        wrapper, sizes = ExportedSpeaker(model).eval(), SPEAKER_SIZES
+    else:
+        wrapper, sizes = Exported(model).eval(), SIZES
     with torch.no_grad(), warnings.catch_warnings(), atomic_path(path) as temporary:
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -91,7 +122,7 @@ def export_onnx(model: SpeechModel, path: Path) -> float:
             (output,) = session.run(None, {"waveforms": waveforms.numpy()})
             return torch.from_numpy(output)
 
-        return _checked(wrapper, run, path)
+        return _checked(wrapper, run, path, sizes)
 
 
 def _example(batch: int, samples: int) -> Tensor:
@@ -99,9 +130,9 @@ def _example(batch: int, samples: int) -> Tensor:
     return 0.1 * torch.randn(batch, samples, generator=generator)
 
 
-def _checked(model: nn.Module, other: object, path: Path) -> float:
+def _checked(model: nn.Module, other: object, path: Path, sizes: Sizes) -> float:
     worst = 0.0
-    for batch, samples in ((1, 16000), (3, 23456), (2, 400)):
+    for batch, samples in sizes:
         waveforms = _example(batch, samples)
         expected, found = model(waveforms), other(waveforms)  # type: ignore[operator]
         if expected.shape != found.shape:

@@ -23,6 +23,9 @@ from unispeech.storage import final_checkpoint
 SV_PREFIX = "feature_extract.model."
 """The encoder inside the authors' speaker verification and diarization files."""
 
+OWN_SV_PREFIX = "speaker.encoder."
+"""The encoder inside our speaker models."""
+
 FORMAT = "unispeech-model"
 """Marks our own files of a whole model."""
 
@@ -79,15 +82,17 @@ def _from_file(path: Path) -> SpeechModel:
             for name, value in weights.items()
             if name.startswith(SV_PREFIX)
         }
-        model = _build(read_fairseq({**state, "model": inner}, path), path)
+        model = build(read_fairseq({**state, "model": inner}, path), path)
         model.left_out = tuple(sorted(n for n in weights if not n.startswith(SV_PREFIX)))
         return model
-    return _build(read_fairseq({**state, "model": weights}, path), path)
+    return build(read_fairseq({**state, "model": weights}, path), path)
 
 
 def _from_ours(state: Mapping[str, Any], path: Path) -> SpeechModel:
     encoder = validated(EncoderConfig, state["encoder"], path)
     weights = tensors_of(state.get("model"), path)
+    if state.get("kind") == "speaker":
+        return _inside_speaker_model(encoder, weights, path)
     if state.get("format") == FORMAT:
         heads = validated(HeadsConfig, state.get("heads"), path)
         tokens = tuple(map(str, state.get("tokens", ())))
@@ -103,6 +108,17 @@ def _from_ours(state: Mapping[str, Any], path: Path) -> SpeechModel:
     return model
 
 
+def _inside_speaker_model(
+    encoder: EncoderConfig, weights: dict[str, Tensor], path: Path
+) -> SpeechModel:
+    """The encoder of a speaker model of ours, as it was trained there."""
+    model = SpeechModel("wavlm" if encoder.relative_position else "hubert", encoder, HeadsConfig())
+    inner = {name: weights[name] for name in weights if name.startswith(OWN_SV_PREFIX)}
+    assign(model, {name: f"speaker.{name}" for name in model.state_dict()}, inner, path)
+    model.left_out = tuple(sorted(set(weights) - set(inner)))
+    return model
+
+
 def _from_huggingface(folder: Path) -> SpeechModel:
     foreign = read_huggingface(folder)
     tokens = tokens_of(folder, foreign.heads.tokens) if foreign.heads.tokens else ()
@@ -115,7 +131,12 @@ def _from_huggingface(folder: Path) -> SpeechModel:
     return model
 
 
-def _build(foreign: Foreign, path: Path) -> SpeechModel:
+def build(foreign: Foreign, path: Path) -> SpeechModel:
+    """The model that a foreign checkpoint describes, with its weights.
+
+    Raises:
+        DataError: the weights do not fit.
+    """
     model = SpeechModel(foreign.family, foreign.encoder, foreign.heads)
     names = fairseq_names(model.state_dict(), foreign.encoder, foreign.is_recogniser)
     assign(model, names, foreign.weights, path)
@@ -142,7 +163,7 @@ def assign(
     ]
     if problems:
         raise DataError("the weights do not fit", where=path, found=_listed(problems))
-    wrong = [n for n in both if not weights[n].is_floating_point()]
+    wrong = [n for n in both if weights[n].is_floating_point() != own[n].is_floating_point()]
     wrong += [n for n in both if n not in wrong and not bool(torch.isfinite(weights[n]).all())]
     if wrong:
         raise DataError(

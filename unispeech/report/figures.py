@@ -23,7 +23,7 @@ BLUE, VERMILION, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 INK, FAINT = "#1a1a1a", "#d5d8dc"
 
 # Any: matplotlib 3.11 types the keys as literals, earlier releases as str.
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.edgecolor": "#8a8f98",
@@ -62,7 +62,8 @@ class Picture:
     inches: float = 9.0
 
 
-def _encode(figure: Figure, kind: Literal["svg", "png"]) -> str:
+def encode(figure: Figure, kind: Literal["svg", "png"]) -> str:
+    """A drawn figure as a data URI; equal figures give equal texts."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     # A date in the file would make two equal reports differ.
@@ -81,7 +82,7 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> Picture:
     quality = next((name for name in _QUALITY if any(name in row for row in metrics)), None)
     panels = ["loss", *([quality] if quality else []), "lr", "grad_norm"]
     panels = [name for name in panels if any(name in row for row in metrics)]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         rows = -(-len(panels) // 2)
         figure = Figure(figsize=(9.0, 2.5 * max(rows, 1)), layout="constrained")
         for index, name in enumerate(panels):
@@ -89,7 +90,7 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> Picture:
             _curve(axes, metrics, name)
             if index >= len(panels) - 2:
                 axes.set_xlabel("step")
-        return Picture(_encode(figure, "svg"))
+        return Picture(encode(figure, "svg"))
 
 
 def _curve(axes: Axes, metrics: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -136,7 +137,7 @@ def interval_plot(
         rows: (label, system, value, low, high, paper value or None), in percent.
         metric: name of the rate.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 0.9 + 0.36 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         for y, (_, system, value, low, high, published) in enumerate(rows):
@@ -158,7 +159,7 @@ def interval_plot(
         axes.set_xlabel(f"{metric} in percent, with 95 % interval{diamond}")
         axes.grid(True, axis="x")
         axes.tick_params(axis="y", length=0)
-        return Picture(_encode(figure, "svg"))
+        return Picture(encode(figure, "svg"))
 
 
 def speaker_bars(
@@ -178,7 +179,7 @@ def speaker_bars(
 
     speakers = sorted(first, key=lambda name: (-rate(*first[name]), name))[:_MAX_SPEAKERS]
     height = 0.8 / len(systems)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         inches = 0.9 + len(speakers) * (0.14 + 0.2 * len(systems))
         figure = Figure(figsize=(9.0, inches), layout="constrained")
         axes = figure.add_subplot()
@@ -202,7 +203,7 @@ def speaker_bars(
         axes.tick_params(axis="y", length=0)
         if len(systems) > 1:
             figure.legend(loc="outside upper right", ncols=len(systems))
-        return Picture(_encode(figure, "svg"))
+        return Picture(encode(figure, "svg"))
 
 
 def _plain(text: str) -> str:
@@ -274,7 +275,7 @@ def posteriors(
     left, right = 0.75 / width, 1.0 - 0.15 / width
     top, bottom = 1.0 - 0.1 / height, 0.5 / height
     split = bottom + (top - bottom) * 0.17 * (len(symbols) + 2) / (height - 0.6)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         above = split + 0.3 / height
         upper = figure.add_axes((left, above, right - left, top - above))
@@ -290,7 +291,7 @@ def posteriors(
             axes.set_xlim(0.0, seconds)
         upper.tick_params(axis="x", labelbottom=False, length=0)
         lower.set_xlabel("seconds")
-        return Picture(_encode(figure, "png"), left, right, width)
+        return Picture(encode(figure, "png"), left, right, width)
 
 
 def _symbol(token: str) -> str:

@@ -15,6 +15,12 @@ from unispeech.models.objective import MaskedPredictionConfig, ObjectiveConfig
 class OptimConfig(Config):
     """Adam with decoupled weight decay; defaults are HuBERT's and WavLM's Base pre-training."""
 
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """SGD has momentum, and its weight decay is added to the gradient."""
+    momentum: float = pydantic.Field(0.9, ge=0, lt=1)
+    """SGD."""
+    nesterov: bool = False
+    """SGD."""
     lr: float = pydantic.Field(5e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = pydantic.Field(1e-6, gt=0)
@@ -22,7 +28,7 @@ class OptimConfig(Config):
     """Applied to every parameter, biases and norms included, as the reference does."""
     clip: float = pydantic.Field(10.0, ge=0)
     """Largest gradient norm; 0 does not clip."""
-    schedule: Literal["polynomial", "tri_stage"] = "polynomial"
+    schedule: Literal["polynomial", "tri_stage", "exponential"] = "polynomial"
     warmup: int = pydantic.Field(32000, ge=0)
     """Updates of linear warm-up."""
     hold: int = pydantic.Field(0, ge=0)
@@ -30,7 +36,10 @@ class OptimConfig(Config):
     decay: int = pydantic.Field(0, ge=0)
     """Tri-stage: updates of exponential decay."""
     total: int | None = None
-    """Polynomial: update at which the rate is 0; None is the length of the training."""
+    """Polynomial: update at which the rate is 0; exponential: at which it is `final_lr`; None is
+    the length of the training."""
+    final_lr: float = pydantic.Field(1e-5, gt=0)
+    """Exponential: the last rate."""
     fused: Literal["auto"] | bool = "auto"
     """One kernel for the whole step; `auto` takes it where the device has it."""
 

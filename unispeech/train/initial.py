@@ -1,13 +1,19 @@
-"""Pre-training that continues from a model: its shape, its weights, and which heads it keeps."""
+"""Trainings that start from a model: its shape, its weights, and which heads they keep."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
+
 from unispeech.errors import ConfigError
 from unispeech.models.config import EncoderConfig
+from unispeech.models.encoder import Encoder
 from unispeech.models.pretraining import PretrainingModel
+from unispeech.models.speaker import SpeakerModel
+from unispeech.models.speaker_config import SpeakerConfig
 from unispeech.models.speech import SpeechModel
+from unispeech.train.verification_config import SpeakerModelConfig
 
 TRAINING_ONLY = (
     "feature_grad_mult",
@@ -76,3 +82,42 @@ def start_from(
     lines += [f"heads new: {', '.join(new)}"] if new else []
     lines += [f"heads of the model that are not used: {', '.join(unused)}"] if unused else []
     return lines
+
+
+def first_speaker(
+    config: SpeakerModelConfig, init: SpeakerModel | None, encoder: Encoder | None, seed: int
+) -> SpeakerModel:
+    """The speaker model that a training starts from.
+
+    Args:
+        config: the network that is asked for.
+        init: model of an earlier stage, which is continued from.
+        encoder: without `init`, what a new network is put on; None for filter banks.
+        seed: of new weights.
+
+    Raises:
+        ConfigError: the configuration asks for another network than `init` has.
+    """
+    asked = {name: getattr(config, name) for name in SpeakerConfig.model_fields}
+    if init is None:
+        torch.manual_seed(seed)
+        model = SpeakerModel(SpeakerConfig(**asked), encoder.config if encoder else None)
+        model.encoder = encoder
+    else:
+        standard, model = SpeakerConfig(), init
+        differing = [
+            f"model.{name}={value} ({getattr(init.config, name)} in the model)"
+            for name, value in asked.items()
+            if value not in (getattr(standard, name), getattr(init.config, name))
+        ]
+        if differing:
+            raise ConfigError(
+                "the configuration asks for another network than the model it continues from",
+                where="init",
+                found="; ".join(differing)[:300],
+                remedy="leave these settings out: a continued training keeps the network's shape",
+            )
+    if model.encoder is not None:
+        update = {"feature_grad_mult": config.feature_grad_mult}
+        model.encoder.config = model.encoder.config.model_copy(update=update)
+    return model

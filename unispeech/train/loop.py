@@ -88,7 +88,7 @@ def train(
     )
     model.to(process.device)
     set_execution(model, config)
-    optimizer = optim.build_optimizer(model.parameters(), optim_config)
+    optimizer = optim.build_optimizer(optim.parameter_groups(model), optim_config)
     precision = Precision(config, process.device)
     parallel = data_parallel(model, process, task.has_unused)
     run = Run(

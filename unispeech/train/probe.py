@@ -33,7 +33,7 @@ def run_largest(
 ) -> str:
     """Forward and backward pass of the largest batches, from a sampler of their own.
 
-    Weights, optimizer, scale and the training's batches stay as they are.
+    Weights, running statistics, optimizer, scale and the training's batches stay as they are.
 
     Args:
         model: in training mode, on its device, not wrapped.
@@ -55,6 +55,7 @@ def run_largest(
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             moments = [torch.empty_like(p) for p in parameters for _ in range(2)]
     shown, most = "not known before it is read", -1.0
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with _all_layers(model):
         for batch in task.largest_batches():
             size = f"{len(batch.ids)} utterances, {batch.seconds:.0f} s"
@@ -65,6 +66,8 @@ def run_largest(
             optimizer.zero_grad(set_to_none=True)
             if batch.seconds > most:
                 shown, most = size, batch.seconds
+    for name, buffer in model.named_buffers():
+        buffer.copy_(statistics[name])
     del moments
     total = _total_memory(process.device) / 2**30
     return f"largest batch: {shown}, peak {memory_mb() / 1024:.1f} GB of {total:.1f} GB"

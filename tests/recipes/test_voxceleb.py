@@ -1,0 +1,117 @@
+"""The VoxCeleb recipe, end to end, on the corpus that it synthesises."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unispeech.data.manifests import load_cuts, speaker
+from unispeech.data.trials import read_trials
+
+# Twice what the recipe is allowed to take, for a busy machine.
+pytestmark = [pytest.mark.recipe, pytest.mark.timeout(1800)]
+
+SYSTEMS = ("fbank", "frozen", "joint", "large_margin")
+
+
+def environment() -> dict[str, str]:
+    # The recipe sets the threads itself; it uses the environment that runs the tests.
+    kept = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    return {**kept, "UNISPEECH_PYTHON": sys.executable}
+
+
+def start(repo: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(repo / "egs/voxceleb/run.sh"), *options]
+    return subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=1750, check=False
+    )
+
+
+def recipe(repo: Path, exp: Path, *more: str) -> str:
+    result = start(repo, "--tiny", "true", "--exp", str(exp), *more)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def exp(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe") / "with space"
+    recipe(repo, folder)
+    return folder
+
+
+def metrics(exp: Path, system: str, method: str, name: str = "tiny-o") -> dict:
+    return json.loads((exp / "scores" / system / name / method / "metrics.json").read_text())
+
+
+def test_equal_error_rates(exp: Path) -> None:
+    for system in SYSTEMS:
+        trials = read_trials(exp / "trials/tiny-o")
+        for method in ("cosine", "asnorm", "calibrated"):
+            found = metrics(exp, system, method)
+            assert found["trials"] == len(trials.labels)
+            assert found["targets"] == trials.labels.sum()
+            assert found["eer_low"] <= found["eer"] <= found["eer_high"]
+            # Chance is 50.
+            assert found["eer"] < 40
+    assert metrics(exp, "large_margin", "calibrated")["cllr"] < 1.0
+
+
+def test_speakers_are_held_out(exp: Path) -> None:
+    people = {
+        name: {speaker(cut) for cut in load_cuts(exp / f"data/{name}.jsonl.gz")}
+        for name in ("train", "dev", "test")
+    }
+    assert {name: len(own) for name, own in people.items()} == {"train": 60, "dev": 8, "test": 24}
+    assert len(set.union(*people.values())) == 92
+    assert (exp / "trials/speakers.txt").read_text().split() == sorted(people["train"])
+
+
+def test_report_is_written(exp: Path) -> None:
+    rows = json.loads((exp / "report/results.json").read_text())
+    assert {row["system"] for row in rows} >= set(SYSTEMS)
+    assert (exp / "report/index.html").is_file()
+
+
+def test_second_run_skips_everything(repo: Path, exp: Path) -> None:
+    files = [*exp.glob("*/checkpoints/*"), *exp.glob("data/*"), *exp.glob("trials/**/*")]
+    files += [*exp.glob("audio/**/*.flac"), *exp.glob("embeddings/**/*.npy")]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert recipe(repo, exp).count("skipped") >= 20
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_a_stage_alone_says_what_is_missing(repo: Path, tmp_path: Path) -> None:
+    for stage, words in (
+        ("3", "run the stage that prepares the manifests"),
+        ("4", "run the stage that prepares the manifests"),
+        ("5", "no such"),
+        ("6", "no such"),
+    ):
+        options = ["--tiny", "true", "--exp", str(tmp_path / stage), "--stage", stage]
+        result = start(repo, *options, "--stop-stage", stage)
+        assert result.returncode in (65, 78), result.stderr
+        assert "Traceback" not in result.stderr
+        assert f"error: stage {stage}" in result.stderr
+        assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ([], 2, "--corpora is missing"),
+        (["--corpora", "/nowhere"], 65, "cannot read the folder"),
+        (["--tinny", "true"], 2, "did you mean --tiny?"),
+    ],
+)
+def test_errors(repo: Path, tmp_path: Path, options: list[str], code: int, words: str) -> None:
+    result = start(repo, "--exp", str(tmp_path / "e"), *options)
+    assert result.returncode == code, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
