@@ -96,6 +96,25 @@ def test_one_command_writes_everything(folders, tmp_path, capsys) -> None:
     }  # fmt: skip
 
 
+def test_the_report_of_a_recipe_finds_its_systems(tmp_path, capsys) -> None:
+    exp = tmp_path / "exp"
+    for system, gap in (("joint", 3.0), ("frozen", 2.0), ("fbank", 1.0)):
+        scored(exp / "scores" / system / "o" / "cosine", system, "Vox1-O (cleaned)", gap)
+        scored(exp / "scores" / system / "calibration" / "cosine", system, "calibration", gap)
+    (exp / "frozen").mkdir()
+    (exp / "frozen" / "config.yaml").write_text("model: {encoder: wavlm_large}\n")
+    about = ["--exp", str(exp), "--recipe", "voxceleb", "--data-name", "VoxCeleb"]
+    assert main(["report", *about, "--command", COMMAND]) == 0
+    rows = results.read(exp / "report" / "results.json")
+    assert [(row.system, row.paper) for row in rows] == [
+        ("fbank", 1.08), ("frozen", 0.75), ("joint", 0.505),
+    ]  # fmt: skip
+    (exp / "scores").rename(exp / "old")
+    (exp / "scores").mkdir()
+    assert main(["report", *about, "--command", COMMAND]) == 65
+    assert "no list was scored" in capsys.readouterr().err
+
+
 def test_points_of_the_curve_are_the_curves_to_the_eye(tmp_path) -> None:
     folder = scored(tmp_path / "a", "frozen", "Vox1-O (cleaned)", 2.0)
     lines = [line.split("\t") for line in (folder / "scores.tsv").read_text().splitlines()]

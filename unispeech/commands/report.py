@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from unispeech.commands import _trials_report
 from unispeech.data.manifests import load_cuts, read_audio, speaker, target
 from unispeech.decode.emissions import EmissionReader
 from unispeech.errors import DataError, UnispeechError, UsageError
@@ -45,33 +46,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Collect, write and print.
+    """Collect, write and print; an experiment with `scores/` is one of speaker verification.
 
     Raises:
         UsageError: --paper-model names no published model, or stands without --paper-hours.
         DataError: nothing was scored.
     """
+    if (args.exp / "scores").is_dir():
+        _trials_report.write_experiment(args.exp, args.recipe, args.command, args.publish)
+        return
     model = args.paper_model or (paper.named(args.model) if args.model else None)
     if bool(args.paper_model or args.model) != bool(args.paper_hours):
         raise UsageError("--paper-model and --paper-hours go together")
     paper.check_model(args.recipe, model)
     experiment = experiments.read(args.exp)
     if not experiment.scored:
-        raise DataError(
-            "nothing was scored",
-            where=args.exp,
-            expected="infer/<system>/<set>/<method>/wer.json or per.json",
-            remedy="run the infer and score stages first",
-        )
+        expected = "infer/<system>/<set>/<method>/wer.json or per.json"
+        remedy = "run the infer and score stages first"
+        raise DataError("nothing was scored", where=args.exp, expected=expected, remedy=remedy)
     rows = results.collect(
-        experiment,
-        recipe=args.recipe,
-        data_name=args.data_name,
-        command=args.command,
+        experiment, recipe=args.recipe, data_name=args.data_name, command=args.command,
         paper_model=model,
         paper_hours=args.paper_hours,
         more=results.conditions(args.condition),
-    )
+    )  # fmt: skip
     folder = args.exp / "report"
     results.write(folder / "results.json", rows)
     words = _words(experiment)

@@ -15,6 +15,7 @@ from unispeech.errors import DataError
 from unispeech.report.figures import Picture
 from unispeech.report.record import PAPER_ROW, Result
 from unispeech.report.tables import NOT_RUN, table
+from unispeech.report.verification_figures import Points
 from unispeech.report.verification_paper import CLEANED, CONDITIONS, VOXCELEB, VerificationRow
 
 METRIC = "EER"
@@ -83,6 +84,38 @@ def read(folder: Path) -> ScoredList:
         found = f"no {missing[0]}" if missing else "other columns"
         raise DataError("not what trials writes", where=folder, found=found, remedy="run it again")
     return ScoredList(metrics, points[0], points[1])
+
+
+def refuse_repeated(scored: Sequence[ScoredList]) -> None:
+    """Raise a DataError when two lists could not be told apart in a report."""
+    names = [f"{one.condition}: {one.title}" for one in scored]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                "two folders with the same list, system and scoring",
+                where=name,
+                remedy="score one of them with another --system",
+            )
+
+
+def curves(scored: Sequence[ScoredList]) -> dict[str, dict[str, Points]]:
+    """False alarms and misses by list and by system, with the system's equal error rate."""
+    found: dict[str, dict[str, Points]] = {}
+    for one in scored:
+        points = one.curve[:, 1], one.curve[:, 2]
+        found.setdefault(one.condition, {})[f"{one.title}: {one.metrics['eer']:.2f} %"] = points
+    return found
+
+
+def format_points(scored: Sequence[ScoredList]) -> str:
+    """The points of all curves, as tab separated text."""
+    lines = ["trials\tsystem\tthreshold\tfalse_alarm\tmiss\n"]
+    for one in scored:
+        lines += [
+            f"{one.condition}\t{one.title}\t{threshold:.9g}\t{alarm:.9g}\t{miss:.9g}\n"
+            for threshold, alarm, miss in one.curve
+        ]
+    return "".join(lines)
 
 
 def records(

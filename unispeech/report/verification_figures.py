@@ -178,7 +178,8 @@ def embedding_map(values: FloatArray, speakers: Sequence[str]) -> Picture:
         for number, name in enumerate(names):
             own = np.array([speakers[row] == name for row in rows])
             colour, marker = COLOURS[number % len(COLOURS)], "os^"[number // len(COLOURS) % 3]
-            axes.scatter(*places[own].T, s=22, color=colour, marker=marker, label=_plain(name))
+            x, y = places[own, 0], places[own, 1]
+            axes.scatter(x, y, s=22, color=colour, marker=marker, label=_plain(name))
         axes.set(xticks=[], yticks=[])
         axes.set_title(f"{len(rows)} utterances of {len(names)} speakers, t-SNE")
         figure.legend(loc="outside right upper", fontsize=8)
