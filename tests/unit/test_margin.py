@@ -33,7 +33,7 @@ def test_aam_turns_the_target_away_and_nothing_else(target) -> None:
 
 
 def test_beyond_pi_the_target_goes_on_falling_without_a_jump() -> None:
-    """wespeaker's continuation; cos(theta + m) itself would rise again."""
+    """The continuation of wespeaker; cos(theta + m) itself would rise again."""
     border = math.pi - 0.2
     theta = torch.linspace(border - 0.1, math.pi, 400)
     cosines = torch.stack([theta.cos(), torch.zeros(400)], 1)
