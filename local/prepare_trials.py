@@ -70,7 +70,7 @@ def find_lists(words: Sequence[str], corpora: Path) -> list[List]:
         UsageError: a name is neither published nor has files, or is there twice.
         DataError: a file is missing.
     """
-    lists = []
+    lists: list[List] = []
     for word in words:
         name, separator, value = word.partition("=")
         if not separator and name not in OFFICIAL:

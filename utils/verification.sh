@@ -22,7 +22,7 @@ plan_systems() {
   if [[ -z $encoder ]]; then
     case $conf in
       */fbank) ;;
-      */mini) encoder=$root/egs/librispeech/exp/mini/pretrain_it1 ;;
+      */mini) encoder=$root/egs/librispeech/exp/mini/pretrain_it3 ;;
       *) if [[ -f $conf/pretrain.yaml ]]; then encoder=$exp/pretrain; else encoder=${conf##*/}; fi ;;
     esac
   fi

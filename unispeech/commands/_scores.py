@@ -9,17 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from unispeech.data.scores import write_scores
 from unispeech.data.trials import Trials
-from unispeech.score.trials import Curve, curve
+from unispeech.score.trials import Curve, curve, visible_points
 from unispeech.storage import sha256, write_json, write_text
 
 FloatArray = npt.NDArray[np.float64]
-
-POINTS = 0.005
-"""Least distance of two points of `det.tsv` on the axes of the plot, in standard deviations."""
 
 
 def stored_line(folder: Path, inputs: Mapping[str, Any]) -> str | None:
@@ -65,13 +61,7 @@ def format_line(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 
 def write_curve(path: Path, found: Curve) -> None:
     """Write the points of the DET curve that can be told apart on it: threshold, rates."""
-    # Half a trial at the ends, where the axes would be infinite.
-    least = 0.25 * min(rates[rates > 0].min() for rates in (found.false_alarm, found.miss))
-    axes = ndtri(np.clip(np.stack([found.false_alarm, found.miss]), least, 1 - least))
-    travelled = np.concatenate([[0.0], np.abs(np.diff(axes, axis=1)).sum(axis=0).cumsum()])
-    cells = np.floor(travelled / POINTS)
-    kept = np.flatnonzero(np.diff(cells, prepend=-1.0, append=np.inf)[:-1])
-    kept = np.union1d(kept, [len(cells) - 1])
+    kept = visible_points(found)
     rows = zip(*(side[kept].tolist() for side in found), strict=True)
     lines = ["threshold\tfalse_alarm\tmiss\n"]
     lines += [f"{threshold:.9g}\t{alarm:.9g}\t{miss:.9g}\n" for threshold, alarm, miss in rows]

@@ -56,29 +56,20 @@ def write_experiment(exp: Path, recipe: str, command: str, publish: Path | None)
         folders,
         recipe=recipe,
         command=command,
-        published=_rows_of(exp),
+        published=verification_paper.rows_of_recipe(_encoder(exp)),
         models=[exp / system for system in systems if (exp / system / "done.json").is_file()],
         embeddings=embeddings if embeddings.is_dir() else None,
         publish=publish,
     )
 
 
-def _rows_of(exp: Path) -> dict[str, VerificationRow]:
-    """The published rows that the systems of the recipe correspond to."""
+def _encoder(exp: Path) -> str | None:
+    """The published name of the encoder of the recipe's systems."""
     try:
         config = yaml.safe_load((exp / "frozen" / "config.yaml").read_text(encoding="utf-8"))
-        encoder = paper.named(str(config["model"]["encoder"]))
+        return paper.named(str(config["model"]["encoder"]))
     except (OSError, yaml.YAMLError, KeyError, TypeError):
-        encoder = None
-    wanted = {"fbank, cosine": "ECAPA-TDNN, filter banks, plain"}
-    if encoder:
-        wanted["frozen, cosine"] = f"{encoder}, frozen, plain"
-        wanted["joint, cosine"] = f"{encoder}, trained, plain"
-        wanted["large_margin, AS-norm, calibrated"] = (
-            f"{encoder}, trained, large margin, calibration"
-        )
-    labels = {row.label.split(" [")[0] for row in verification_paper.VOXCELEB}
-    return {k: verification_paper.find(label) for k, label in wanted.items() if label in labels}
+        return None
 
 
 def write(
@@ -116,8 +107,7 @@ def write(
             {f"{one.condition}: {one.title}": one.histogram for one in scored}
         ),
     }
-    weights = _layer_weights(models)
-    if weights:
+    if weights := _layer_weights(models):
         pictures["layers"] = figures.layer_weights(weights)
     if embeddings:
         pictures["embeddings"] = _map(embeddings)

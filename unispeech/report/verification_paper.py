@@ -132,3 +132,21 @@ def find(text: str) -> VerificationRow:
         where="--paper",
         expected="system, encoder, scoring as in the report's table",
     )
+
+
+def rows_of_recipe(encoder: str | None) -> dict[str, VerificationRow]:
+    """The rows that the systems and scorings of the recipe correspond to.
+
+    Args:
+        encoder: published name of the encoder; None has no rows.
+    """
+    wanted = {"fbank, cosine": "ECAPA-TDNN, filter banks, plain"}
+    if encoder:
+        trained = f"{encoder}, trained"
+        wanted |= {
+            "frozen, cosine": f"{encoder}, frozen, plain",
+            "joint, cosine": f"{trained}, plain",
+            "large_margin, AS-norm, calibrated": f"{trained}, large margin, calibration",
+        }
+    labels = {row.label.split(" [")[0] for row in VOXCELEB}
+    return {name: find(label) for name, label in wanted.items() if label in labels}

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import isotonic_regression
+from scipy.special import ndtri
 
 from unispeech.errors import DataError
 
@@ -27,6 +28,9 @@ IntArray = npt.NDArray[np.int64]
 
 PRIORS = (0.01, 0.05)
 """Target probabilities at which detection costs are reported."""
+
+POINTS = 0.005
+"""Least distance of two visible points of a DET curve on its axes, in standard deviations."""
 
 
 class Curve(NamedTuple):
@@ -96,6 +100,21 @@ def curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> Curve:
     thresholds, places = np.unique(-values, return_inverse=True)
     counts = _counts(places, kinds, len(thresholds))
     return Curve(np.concatenate([[np.inf], -thresholds]), *_rates(*counts))
+
+
+def visible_points(found: Curve) -> IntArray:
+    """Numbers of the points of a curve that can be told apart on a DET plot, ascending.
+
+    Args:
+        found: the curve; points closer than `POINTS` along the curve are left out, not the ends.
+    """
+    # Half a trial at the ends, where the axes would be infinite.
+    least = 0.25 * min(rates[rates > 0].min() for rates in (found.false_alarm, found.miss))
+    axes = ndtri(np.clip(np.stack([found.false_alarm, found.miss]), least, 1 - least))
+    travelled = np.concatenate([[0.0], np.abs(np.diff(axes, axis=1)).sum(axis=0).cumsum()])
+    cells = np.floor(travelled / POINTS)
+    kept = np.flatnonzero(np.diff(cells, prepend=-1.0, append=np.inf)[:-1])
+    return np.union1d(kept, [len(cells) - 1])
 
 
 def equal_error_rate(found: Curve) -> float:
