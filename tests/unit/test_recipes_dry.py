@@ -74,6 +74,27 @@ def test_a_released_model_is_fine_tuned_as_it_is() -> None:
     assert "init=wavlm_large" in tuning
 
 
+@pytest.mark.parametrize(
+    ("init", "starts"),
+    [
+        ("", [None, None, None]),
+        ("hubert_base", [None, None, "hubert_base"]),
+        ("previous", [None, "/e/pretrain_it1", "/e/pretrain_it2"]),
+    ],
+)
+def test_where_each_iteration_starts(init: str, starts: list[str | None]) -> None:
+    options = ["--conf", "conf/mini", "--iterations", "mfcc pretrain:2 pretrain:3"]
+    found = commands(*LIBRISPEECH, *options, "--init", init)
+    trainings = [words for words in with_word(found, "pretrain") if "--config" in words]
+    assert [after(words, "--output") for words in trainings] == [
+        f"/e/pretrain_it{number}" for number in (1, 2, 3)
+    ]
+    given = [[word[5:] for word in words if word.startswith("init=")] for words in trainings]
+    assert given == [[start] if start else [] for start in starts]
+    layers = [word for words in with_word(found, "label") for word in words if "layer=" in word]
+    assert layers == ["layer=2", "layer=3"]
+
+
 @pytest.mark.parametrize("units", ["letters", "bpe", "phones"])
 def test_units_reach_every_step(units: str) -> None:
     found = commands(*LIBRISPEECH, "--units", units, "--pieces", "500", "--lexicon", "/l.txt")
