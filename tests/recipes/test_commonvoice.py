@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tiny import finish, start
 
 from unispeech.data.manifests import load_cuts, phones, transcript
 from unispeech.models.pretrained import read_checkpoint
@@ -19,30 +17,10 @@ from unispeech.storage import final_checkpoint
 pytestmark = [pytest.mark.recipe, pytest.mark.timeout(1800)]
 
 
-def environment() -> dict[str, str]:
-    # The recipe sets the threads itself; it uses the environment that runs the tests.
-    kept = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    return {**kept, "UNISPEECH_PYTHON": sys.executable}
-
-
-def start(repo: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", str(repo / "egs/commonvoice/run.sh"), *options]
-    return subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=1750, check=False
-    )
-
-
-def recipe(repo: Path, exp: Path, *more: str) -> str:
-    result = start(repo, "--tiny", "true", "--exp", str(exp), *more)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    assert "Traceback" not in result.stderr
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
-def exp(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipe") / "with space"
-    recipe(repo, folder)
+    finish("commonvoice", folder)
     return folder
 
 
@@ -91,18 +69,18 @@ def test_report_says_per(exp: Path) -> None:
     assert "PER %" in (exp / "report/index.html").read_text()
 
 
-def test_second_run_skips_everything(repo: Path, exp: Path) -> None:
+def test_second_run_skips_everything(exp: Path) -> None:
     files = [*exp.glob("pretrain*/checkpoints/*"), *exp.glob("data/*"), *exp.glob("lang/**/*")]
     files += [*exp.glob("audio/**/*.flac"), *exp.glob("infer/**/emissions.npy")]
     before = {path: path.stat().st_mtime_ns for path in files}
-    assert recipe(repo, exp).count("skipped") >= 10
+    assert finish("commonvoice", exp).count("skipped") >= 10
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
-def test_separate_vocabulary(repo: Path, exp: Path, tmp_path: Path) -> None:
+def test_separate_vocabulary(exp: Path, tmp_path: Path) -> None:
     options = ["--corpora", str(exp / "corpus"), "--audio", str(exp / "audio")]
     more = ["--source", "en it", "--vocabulary", "separate", "--stop-stage", "2"]
-    recipe(repo, tmp_path / "e", *options, *more)
+    finish("commonvoice", tmp_path / "e", *options, *more)
     tokens = (tmp_path / "e/lang/source/tokens.txt").read_text(encoding="utf-8").split("\n")
     assert {token.split(":")[0] for token in tokens[1:-1]} == {"en", "it"}
 
@@ -116,8 +94,8 @@ def test_separate_vocabulary(repo: Path, exp: Path, tmp_path: Path) -> None:
         (["--vocabularies", "shared"], 2, "did you mean --vocabulary?"),
     ],
 )
-def test_errors(repo: Path, tmp_path: Path, options: list[str], code: int, words: str) -> None:
-    result = start(repo, "--exp", str(tmp_path / "e"), *options)
+def test_errors(tmp_path: Path, options: list[str], code: int, words: str) -> None:
+    result = start("commonvoice", "--exp", str(tmp_path / "e"), *options)
     assert result.returncode == code, result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr

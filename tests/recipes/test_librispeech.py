@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from lhotse import CutSet
 from packages import require
+from tiny import environment, finish
 
 from unispeech.decode.ngram import estimate, write_arpa
 
@@ -27,29 +28,10 @@ def arguments(repo: Path, exp: Path, *more: str) -> list[str]:
     return ["bash", str(repo / "egs/librispeech/run.sh"), *TINY, "--exp", str(exp), *more]
 
 
-def environment() -> dict[str, str]:
-    # The recipe sets the threads itself; it uses the environment that runs the tests.
-    kept = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    return {**kept, "UNISPEECH_PYTHON": sys.executable}
-
-
-def recipe(repo: Path, exp: Path, *more: str, timeout: float = 1750) -> str:
-    result = subprocess.run(
-        arguments(repo, exp, *more),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
-def exp(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipe") / "with space"
-    recipe(repo, folder)
+    finish("librispeech", folder)
     return folder
 
 
@@ -91,18 +73,18 @@ def test_report_is_written(exp: Path) -> None:
     assert "<svg" in page or "data:image" in page
 
 
-def test_second_run_skips_everything(repo: Path, exp: Path) -> None:
+def test_second_run_skips_everything(exp: Path) -> None:
     files = [*exp.glob("pretrain_it1/checkpoints/*"), *exp.glob("data/**/*"), *exp.glob("lang/*")]
     files += [*exp.glob("finetune/checkpoints/*"), *exp.glob("infer/**/emissions.npy")]
     before = {path: path.stat().st_mtime_ns for path in files}
-    assert recipe(repo, exp).count("skipped") >= 10
+    assert finish("librispeech", exp).count("skipped") >= 10
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
 def test_second_iteration_labels_from_our_own_model(repo: Path, exp: Path) -> None:
     options = ["--iterations", "mfcc pretrain:2", "--stage", "3", "--stop-stage", "3"]
     options += ["--dry-run", "true"]
-    printed = recipe(repo, exp, *options).splitlines()
+    printed = finish("librispeech", exp, *options).splitlines()
     label = next(line for line in printed if "labels_layer.yaml" in line)
     second = next(line for line in printed if "--output" in line and "pretrain_it2" in line)
     assert printed.index(label) < printed.index(second)
@@ -136,7 +118,7 @@ def test_interrupt_ends_with_130_and_the_same_command_continues(repo: Path, tmp_
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert not (exp / "corpus/LibriSpeech").exists()
-    recipe(repo, exp, *options)
+    finish("librispeech", exp, *options)
     assert (exp / "data/train.jsonl.gz").is_file()
 
 

@@ -2,39 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
+from dry_run import ROOT, after, commands, start, with_word
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def start(*options: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", str(ROOT / "egs/voxceleb/run.sh"), "--corpora", "/c", "--exp", "/e"]
-    environment = {"PATH": os.environ["PATH"]}
-    return subprocess.run(
-        [*command, *options, "--dry-run", "true"],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def commands(*options: str) -> list[list[str]]:
-    """The words of every command."""
-    result = start(*options)
-    assert result.returncode == 0, result.stderr
-    lines = [line for line in result.stdout.splitlines() if not line.startswith("#")]
-    return [shlex.split(line) for line in lines]
-
-
-def with_word(found: list[list[str]], word: str) -> list[list[str]]:
-    return [words for words in found if word in words]
-
-
-def after(words: list[str], option: str) -> str:
-    return words[words.index(option) + 1]
+VOXCELEB = ["voxceleb", "--corpora", "/c", "--exp", "/e"]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +31,7 @@ def after(words: list[str], option: str) -> str:
     ],
 )  # fmt: skip
 def test_each_system_begins_where_it_should(options: list[str], systems: dict[str, str]) -> None:
-    found = with_word(commands(*options), "speaker")
+    found = with_word(commands(*VOXCELEB, *options), "speaker")
     assert [Path(after(words, "--output")).name for words in found] == list(systems)
     for words in found:
         name = Path(after(words, "--output")).name
@@ -82,14 +55,14 @@ def test_each_system_begins_where_it_should(options: list[str], systems: dict[st
     ],
 )
 def test_where_the_encoder_comes_from(options: list[str], encoder: list[str]) -> None:
-    found = commands(*options, "--stage", "3", "--stop-stage", "3")
+    found = commands(*VOXCELEB, *options, "--stage", "3", "--stop-stage", "3")
     assert len(found) == bool(encoder)
     assert all(" ".join(encoder) in " ".join(words) for words in found)
 
 
 def test_every_set_is_embedded_once_and_every_list_scored() -> None:
     found = commands(
-        "--lists", "vox1-o mine=lists/mine.txt", "--conf", "conf/fbank", "--top", "600"
+        *VOXCELEB, "--lists", "vox1-o mine=lists/mine.txt", "--conf", "conf/fbank", "--top", "600"
     )
     embedded = {after(words, "--output"): words for words in with_word(found, "embed")}
     sets = ("eval", "cohort", "calibration")
@@ -122,14 +95,16 @@ def test_every_set_is_embedded_once_and_every_list_scored() -> None:
 
 
 def test_layouts_and_shards() -> None:
-    native = commands("--shards", "true", "--train-parts", "vox1-dev+vox2-dev")
+    native = commands(*VOXCELEB, "--shards", "true", "--train-parts", "vox1-dev+vox2-dev")
     made = with_word(native, str(ROOT / "local/prepare_voxceleb.py"))
     assert all("train=vox1-dev+vox2-dev" in words for words in made)
     assert {after(words, "--lists") for words in with_word(native, "--lists")} == {"vox1-o"}
     (exported,) = with_word(native, "shards")
     assert after(exported, "--manifest") == "/e/mix/mix.jsonl.gz"
     assert all("data.train=/e/shards" in words for words in with_word(native, "speaker"))
-    own = commands("--layout", "folder", "--conf", "conf/mini", "--musan", "/m", "--rirs", "/r")
+    own = commands(
+        *VOXCELEB, "--layout", "folder", "--conf", "conf/mini", "--musan", "/m", "--rirs", "/r"
+    )
     assert {after(words, "--sets") for words in with_word(own, "--sets")} == {"conf/mini/sets.yaml"}
     for words in with_word(own, str(ROOT / "local/prepare_trials.py")):
         assert after(words, "--lists") == "conf/mini/lists.txt"
@@ -142,7 +117,7 @@ def test_layouts_and_shards() -> None:
 
 
 def test_without_noises_and_rooms() -> None:
-    found = commands("--augment", "false")
+    found = commands(*VOXCELEB, "--augment", "false")
     assert not with_word(found, str(ROOT / "local/prepare_augmentation.py"))
     for words in with_word(found, "speaker"):
         assert "data.augment_prob=0" in words
@@ -160,6 +135,6 @@ def test_without_noises_and_rooms() -> None:
     ],
 )
 def test_wrong_values(options: list[str], message: str) -> None:
-    result = start(*options)
+    result = start(*VOXCELEB, *options)
     assert result.returncode == 2
     assert message in result.stderr
