@@ -51,7 +51,7 @@ dry_run=false            # true: print the commands, run none
 . "$root/utils/training.sh"
 . "$root/utils/decoding.sh"
 
-one_of budget 10min 1h 10h 100h 960h; one_of units letters bpe phones; one_of layout librispeech folder
+one_of budget 10min 1h 10h 100h 960h; one_of units letters bpe phones; one_of layout librispeech folder; one_of backend auto kaldi k2 flashlight
 if $tiny; then conf=${conf:-conf/tiny} pretrain_parts=train-clean-100 budget=100h dev=dev-clean tests=test-clean; fi
 if [[ $layout == folder ]]; then dev=dev tests=test; fi
 conf=${conf:-conf/wavlm_base}; place=${pretrained:-$conf} exp=${exp:-$recipe/exp/${place##*/}}

@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the transcripts")
     parser.add_argument("--lang", type=Path, metavar="DIR", help="language folder; else greedy")
-    parser.add_argument("--backend", default="auto", help="of --lang: auto, kaldi or k2")
+    backends = ["auto", "kaldi", "k2"]
+    parser.add_argument("--backend", default="auto", choices=backends, help="of --lang")
     parser.add_argument("--tuned", metavar="FILE", help="tune.json of decode, for its scales")
     for name in ("lm-scale", "word-insertion", "beam"):
         parser.add_argument(f"--{name}", type=float, help="as in decode, with --lang")
