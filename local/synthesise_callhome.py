@@ -33,8 +33,8 @@ from espeak import Espeak, Voice, find_library
 from lhotse import MonoCut
 from scipy.signal import resample_poly
 from sentences import Grammar
-from sessions import Session, made_before, write_noises
 from sets import make_cut, make_recording
+from synthesis import Session, made_before, write_noises
 from voices import FEMALE, LEVEL, MALE, PEAK, SAMPLING_RATE
 
 from unispeech.__main__ import Parser, guard

@@ -29,7 +29,7 @@ import soundfile
 from espeak import Espeak, Voice, find_library
 from scipy.signal import resample_poly
 from sentences import Grammar
-from sessions import Session, made_before, write_noises
+from synthesis import Session, made_before, write_noises
 from voices import FEMALE, MALE, SAMPLING_RATE, record
 from voxceleb import write_aac
 
