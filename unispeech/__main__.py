@@ -20,6 +20,7 @@ COMMANDS = {
     "pretrain": "pre-train an encoder by masked prediction",
     "finetune": "fine-tune a pre-trained encoder with CTC",
     "speaker": "train a speaker model on an encoder's layers or on filter banks",
+    "diarization": "train a diarization model on an encoder's layers or on filter banks",
     "average": "average the weights of several checkpoints",
     "lm": "train a Transformer language model",
     "perplexity": "perplexity of text under an n-gram or Transformer language model",
