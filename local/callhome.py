@@ -153,5 +153,5 @@ def _read(path: Path) -> list[str]:
             "cannot read the list of a part",
             where=path,
             found=error.strerror if isinstance(error, OSError) else error,
-            remedy="give the folder with part1.txt and part2.txt to --lists",
+            remedy="give the folder with part1.txt and part2.txt to --parts",
         ) from None

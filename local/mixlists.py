@@ -27,11 +27,11 @@ class Mixture(NamedTuple):
     noise: tuple[str, float] | None
 
 
-def read_mixlist(path: Path) -> list[Mixture]:
-    """The mixtures of a list.
+def read_mixlist(path: Path, sources: str = "") -> list[Mixture]:
+    """The mixtures of a list whose sources all begin with `sources`.
 
     Raises:
-        DataError: the file is missing, or has not LibriMix's columns.
+        DataError: the file is missing, or has not LibriMix's columns, or no such mixture.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -41,11 +41,11 @@ def read_mixlist(path: Path) -> list[Mixture]:
     mixtures = []
     for number, row in enumerate(rows, start=2):
         try:
-            sources = []
+            voices = []
             for index in itertools.count(1):
                 if not row.get(f"source_{index}_path"):
                     break
-                sources.append((row[f"source_{index}_path"], float(row[f"source_{index}_gain"])))
+                voices.append((row[f"source_{index}_path"], float(row[f"source_{index}_gain"])))
             noise = (row["noise_path"], float(row["noise_gain"])) if row.get("noise_path") else None
             name = row["mixture_ID"]
         except (KeyError, TypeError, ValueError) as error:
@@ -55,11 +55,12 @@ def read_mixlist(path: Path) -> list[Mixture]:
                 expected="mixture_ID, source_1_path, source_1_gain, ..., noise_path, noise_gain",
                 found=error,
             ) from None
-        if len(sources) < 2:
+        if len(voices) < 2:
             raise DataError("fewer than two sources", where=f"{path}:{number}")
-        mixtures.append(Mixture(name, tuple(sources), noise))
+        if all(voice.startswith(sources) for voice, _ in voices):
+            mixtures.append(Mixture(name, tuple(voices), noise))
     if not mixtures:
-        raise DataError("the list has no mixtures", where=path)
+        raise DataError("the list has no such mixtures", where=path, expected=f"{sources}...")
     return mixtures
 
 

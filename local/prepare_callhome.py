@@ -1,8 +1,8 @@
 """Turn CALLHOME (LDC2001S97) in its native layout into manifests of conversations.
 
 CORPORA holds LDC2001S97 with its SPHERE files at any depth, and sre2000-key/fullref.rttm, the key
-that is published apart. LISTS has the recordings of the two parts, part1.txt to adapt on and
-part2.txt to test on; without it they are looked for in LDC2001S97/lists. The audio is written once,
+that is published apart. PARTS has the recordings of both, part1.txt to adapt on and
+part2.txt to test on; without it they are looked for in LDC2001S97/parts. The audio is written once,
 as 16 kHz FLAC in AUDIO. Writes OUTPUT/{adapt,test}.jsonl.gz and .rttm; a speaker is called by
 recording and name, because the names of two recordings have nothing to do with each other.
 """
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--corpora", type=Path, required=True)
-    parser.add_argument("--lists", type=Path, help="folder of part1.txt and part2.txt")
+    parser.add_argument("--parts", type=Path, help="folder of part1.txt and part2.txt")
     parser.add_argument("--audio", type=Path, required=True, help="folder of the FLAC files")
     parser.add_argument("--output", type=Path, required=True, help="folder of the manifests")
     parser.add_argument("--jobs", type=int, default=4, help="processes that decode")
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     corpora, audio = args.corpora.absolute(), args.audio.absolute()
     corpus = find_corpus(corpora)
     key = find_key(corpora, corpus)
-    parts = read_parts(args.lists.absolute() if args.lists else corpus / "lists")
+    parts = read_parts(args.parts.absolute() if args.parts else corpus / "parts")
     find_audio(corpus, [name for part in parts.values() for name in part.speakers])
     if args.check:
         counts = " and ".join(str(len(part.speakers)) for part in parts.values())

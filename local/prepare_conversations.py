@@ -9,6 +9,7 @@ CONFIG is a YAML file:
       simulation: {style: turns, speakers: [2, 3], utterances: [5, 10]}
     mixed:
       mixtures: mixlists/mix2_test.csv    # a LibriMix list below CORPORA
+      sources: speechocean_mini/          # only mixtures of these sources
       conversations: 50                   # the first of them
 
 Conversation number n of a set is the same whatever the number of jobs, and differs from that of
@@ -28,7 +29,7 @@ import numpy as np
 import pydantic
 import soundfile
 from lhotse import MonoCut
-from mixlists import read_mixlist, render
+from mixlists import Mixture, read_mixlist, render
 from sets import fingerprint, finished, make_conversation, make_recording, write_sets
 
 from unispeech.__main__ import Parser, guard
@@ -49,6 +50,8 @@ class ConversationSet(Config):
 
     speech: str = ""
     mixtures: str = ""
+    sources: str = ""
+    """What the paths of all sources of a mixture begin with."""
     conversations: int = pydantic.Field(ge=1)
     simulation: SimulationConfig = SimulationConfig()
 
@@ -82,8 +85,9 @@ class Maker:
         self.corpora = args.corpora
         config = settings.simulation
         self.simulators: list[Simulator] = []
-        self.mixtures = read_mixlist(self.corpora / settings.mixtures) if settings.mixtures else []
+        self.mixtures: list[Mixture] = []
         if settings.mixtures:
+            self.mixtures = read_mixlist(self.corpora / settings.mixtures, settings.sources)
             return
         speech = [str(args.speech / f"{settings.speech}.jsonl.gz")]
         places = ([str(p) for p in args.noise], [str(p) for p in args.rir])
@@ -133,7 +137,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument(
+        "--config", type=Path, required=True, action="append", help="repeat to merge left to right"
+    )
     parser.add_argument("--speech", type=Path, required=True, help="folder of the utterances")
     parser.add_argument("--corpora", type=Path, default=Path(), help="folder of the lists")
     parser.add_argument("--noise", type=Path, nargs="*", default=[], help="manifests of noises")
@@ -146,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.jobs < 1:
         raise UsageError("--jobs must be at least 1", found=args.jobs)
     args.audio, args.corpora = args.audio.absolute(), args.corpora.absolute()
-    settings = load(Settings, [args.config])
+    settings = load(Settings, args.config)
     groups = settings.sets.values()
     files = [args.speech / f"{group.speech}.jsonl.gz" for group in groups if group.speech]
     files += [args.corpora / group.mixtures for group in groups if group.mixtures]

@@ -5,7 +5,7 @@ variant with a pitch, a rate and a vocal tract of its own; variants of the conve
 training speaker. Two to six speakers take turns over a telephone: 8 kHz, mu-law. Equal settings
 give equal sounds, whatever the number of jobs.
 
-OUTPUT/LDC2001S97/data/*.sph, lists/part1.txt, lists/part2.txt     conversations and their two parts
+OUTPUT/LDC2001S97/data/*.sph, parts/part1.txt, parts/part2.txt     conversations and their two parts
 OUTPUT/sre2000-key/fullref.rttm                                    who speaks when
 OUTPUT/LDC2001S13/*.sph, doc/swb_callstats.tbl                     calls, one speaker a channel
 OUTPUT/LDC2006S44/data/*.sph, OUTPUT/speaker_list                  calls, as those of SRE 2004
@@ -126,7 +126,7 @@ def write_conversations(
 ) -> int:
     """CALLHOME's recordings, key and lists; returns the number of recordings."""
     corpus = folder / "LDC2001S97"
-    (corpus / "lists").mkdir(parents=True)
+    (corpus / "parts").mkdir(parents=True)
     (corpus / "data").mkdir()
     half = HELD_OUT // 2
     key: dict[str, list[Segment]] = {}
@@ -148,7 +148,7 @@ def write_conversations(
                 for t in conversation.turns
             ]
             lines.append(f"{name} {count}\n")
-        (corpus / "lists" / f"{part}.txt").write_text("".join(lines), encoding="utf-8")
+        (corpus / "parts" / f"{part}.txt").write_text("".join(lines), encoding="utf-8")
     write_rttm(folder / "sre2000-key/fullref.rttm", key)
     return len(key)
 
