@@ -34,6 +34,7 @@ COMMANDS = {
     "models": "list the released models",
     "fetch": "download a released model",
     "doctor": "list what is usable here and how to mend what is not",
+    "diarize": "say who speaks when in recordings of any length",
     "embed": "write embeddings of the speakers of a folder, file or manifest",
     "trials": "score trials of speaker verification: EER with interval, detection costs",
     "verify": "say whether two recordings have the same speaker",
