@@ -35,6 +35,7 @@ COMMANDS = {
     "fetch": "download a released model",
     "doctor": "list what is usable here and how to mend what is not",
     "diarize": "say who speaks when in recordings of any length",
+    "der": "score diarization: DER as md-eval's by number of speakers, JER, intervals",
     "embed": "write embeddings of the speakers of a folder, file or manifest",
     "trials": "score trials of speaker verification: EER with interval, detection costs",
     "verify": "say whether two recordings have the same speaker",

@@ -45,14 +45,15 @@ def timeline(title: str, segments: Sequence[tuple[float, float, str]], seconds: 
             axes.set_xlim(begin, end)
             axes.set_ylim(lines - 0.5, -0.5)
             axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
-            axes.xaxis.set_major_formatter(lambda value, _: _clock(value))
+            axes.xaxis.set_major_formatter(lambda value, _: clock(value))
             axes.grid(True, axis="x")
         what = title if names else f"{title}: nobody speaks"
         figure.axes[0].set_title(what.replace("$", r"\$"), color=INK)
         return Picture(encode(figure, "png"))
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as `m:ss`, or `h:mm:ss`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
