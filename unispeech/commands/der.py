@@ -18,7 +18,7 @@ from typing import Any
 from unispeech.commands import _der
 from unispeech.commands._scores import stored_line
 from unispeech.data.rttm import read_uem, read_unscored
-from unispeech.errors import UsageError
+from unispeech.errors import DataError, UsageError
 from unispeech.score.diarization import COLLAR, repeated_speech, score
 from unispeech.score.diarization_summary import compare, summary
 from unispeech.storage import sha256, write_json
@@ -100,16 +100,16 @@ def _score(args: argparse.Namespace, inputs: dict[str, Any]) -> str:
 
 def _compare(args: argparse.Namespace) -> None:
     sides = [_der.read_recordings(folder) for folder in (args.compare, args.output)]
-    shown = {"all": None} | {
-        f"{n} speakers": n for n in sorted({r.speakers for r in sides[0].values()})
-    }
+    counts = sorted({one.speakers for one in sides[0].values()})
+    shown = {"all": None, **{f"{number} speaker(s)": number for number in counts}}
     results = {}
     for title, number in shown.items():
         parts = [
             {k: r for k, r in side.items() if number is None or r.speakers == number}
             for side in sides
         ]
-        if sum(one.errors.scored for one in parts[0].values()) <= 0:
+        # One recording says nothing of how others would be.
+        if len(parts[0]) < 2 or sum(one.errors.scored for one in parts[0].values()) <= 0:
             continue
         one = compare(*parts, args.resamples, args.seed)
         results[title] = {"recordings": len(parts[0]), **one._asdict()}
@@ -118,6 +118,8 @@ def _compare(args: argparse.Namespace) -> None:
             f"{title}: {100 * one.difference:+.2f} points of DER to {args.compare}, "
             f"95% [{low}, {high}], better in {100 * one.probability_of_improvement:.1f}% of draws"
         )
+    if not results:
+        raise DataError("fewer than two recordings to compare", where=args.compare)
     about = {"with": str(args.compare), "resamples": args.resamples, "seed": args.seed}
     write_json(args.output / "comparison.json", {**about, **results})
 
