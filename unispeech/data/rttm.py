@@ -132,6 +132,16 @@ def read_uem(path: str | Path) -> dict[str, list[tuple[float, float]]]:
     return {name: sorted(own) for name, own in regions.items()}
 
 
+def write_uem(path: str | Path, regions: Mapping[str, Iterable[tuple[float, float]]]) -> None:
+    """Write UEM, recordings by name, times in seconds with milliseconds."""
+    lines = [
+        f"{name} 1 {start:.3f} {end:.3f}\n"
+        for name in sorted(regions)
+        for start, end in sorted(regions[name])
+    ]
+    write_text(path, "".join(lines))
+
+
 def in_order(segments: Iterable[Segment]) -> list[Segment]:
     """Segments by start, then by speaker."""
     return sorted(segments, key=lambda segment: (segment.start, segment.speaker, segment.duration))

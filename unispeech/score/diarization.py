@@ -95,6 +95,10 @@ def score(
 ) -> Scored:
     """Score every recording of a reference.
 
+    Equal to md-eval but in two cases. Of mappings that are equally good, md-eval takes any, here
+    the one with fewer errors is taken. And where two overlaps touch and a region ends in the
+    second, md-eval scores that one although overlaps are left out.
+
     Args:
         reference: segments by recording.
         hypothesis: the same of a system.
