@@ -73,7 +73,8 @@ def _tune(
 ) -> tuple[DiarizeConfig, dict[str, Any]]:
     """The settings with the lowest DER, overlaps scored, and what tuned.json says."""
     from unispeech.data.rttm import read_rttm
-    from unispeech.score.diarization import score, total
+    from unispeech.score.diarization import score
+    from unispeech.score.diarization_summary import total
 
     truth = read_rttm(path)
     wanted = {n: [(s.start, s.end, s.speaker) for s in truth.get(n, ())] for n in recordings}
