@@ -57,7 +57,7 @@ def local_diarization(
         return output.activity.cpu().numpy(), output.vectors.cpu().numpy()
 
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder, prefix=".tmp-activity-") as file:
+    with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder), prefix=".tmp-activity-") as file:
         kept = cast(BinaryIO, file)
         local = LocalDiarization(kept, model.config.slots, model.config.seconds_per_frame)
         local.fill(model.config.frames(reader.samples), config, read, diarize, batch)
