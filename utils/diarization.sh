@@ -43,7 +43,7 @@ plan_diarization() {
     if [[ $_system != fbank || ! -f $conf/frozen.yaml ]]; then _before=$_system; fi
   done
   if [[ -z $sets ]]; then
-    sets=test
+    sets="test"
     if [[ -f $conf/evaluate.txt ]]; then sets=$(grep -v '^#' "$conf/evaluate.txt" | tr '\n' ' '); fi
   fi
   read -ra sets <<<"$sets"

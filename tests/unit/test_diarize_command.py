@@ -21,7 +21,8 @@ from unispeech.models.config import ConvLayer, CtcConfig, EncoderConfig
 from unispeech.models.ctc import CtcModel
 from unispeech.models.diarization import EendModel, EendTraining
 from unispeech.models.diarization_config import EendConfig
-from unispeech.score.diarization import score, total
+from unispeech.score.diarization import score
+from unispeech.score.diarization_summary import total
 
 SMALL = EendConfig(
     features="fbank", layers=1, dim=16, heads=2, ffn_dim=24, vector_dim=8, slots=2, dropout=0.0
@@ -177,7 +178,9 @@ def test_settings_are_chosen_where_the_truth_is_known(model, meetings, tmp_path,
     capsys.readouterr()
     assert diarize(model, *options, "--tune", meetings.rttm) == 0
     assert "already tuned" in capsys.readouterr().out
-    own = ["--wavs", meetings.cuts, "--no-picture", "--output", tmp_path / "own", "--chunk", 4]
+    (tmp_path / "chunks.yaml").write_text("chunk: 4.0\nmedian: 9.0\n")
+    own = ["--wavs", meetings.cuts, "--no-picture", "--output", tmp_path / "own"]
+    own += ["--config", tmp_path / "chunks.yaml"]
     command = ["diarize", "--model", str(model), *map(str, own)]
     assert main([*command, "--tuned", str(tmp_path / "tuned.json")]) == 0
     assert (tmp_path / "own/hyp.rttm").read_text() == (tmp_path / "hyp.rttm").read_text()
@@ -245,6 +248,7 @@ def test_words_belong_to_whom_speaks_most_of_them() -> None:
         (["{folder}/one.wav", "--tune", "{folder}/test.rttm"], 2, "--output"),
         (["{folder}/one.wav", "--tuned", "{folder}/test.rttm"], 65, "not a tuned.json"),
         (["{folder}/one.wav", "--overlap", "3"], 78, "at most half"),
+        (["{folder}/one.wav", "--config", "{folder}/no.yaml"], 78, "no.yaml"),
         (["{folder}/one.wav", "--recogniser", "{model}"], 65, "not a recogniser"),
         (["{short}"], 65, "too short.*1600 samples"),
         (["{slow}"], 65, "wrong sampling rate.*--resample"),

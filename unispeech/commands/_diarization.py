@@ -57,7 +57,7 @@ def local_diarization(
         return output.activity.cpu().numpy(), output.vectors.cpu().numpy()
 
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder, prefix=".tmp-activity-") as file:
+    with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder), prefix=".tmp-activity-") as file:
         kept = cast(BinaryIO, file)
         local = LocalDiarization(kept, model.config.slots, model.config.seconds_per_frame)
         local.fill(model.config.frames(reader.samples), config, read, diarize, batch)
@@ -73,7 +73,8 @@ def _tune(
 ) -> tuple[DiarizeConfig, dict[str, Any]]:
     """The settings with the lowest DER, overlaps scored, and what tuned.json says."""
     from unispeech.data.rttm import read_rttm
-    from unispeech.score.diarization import score, total
+    from unispeech.score.diarization import score
+    from unispeech.score.diarization_summary import total
 
     truth = read_rttm(path)
     wanted = {n: [(s.start, s.end, s.speaker) for s in truth.get(n, ())] for n in recordings}

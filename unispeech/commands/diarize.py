@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audio", nargs="*", type=Path, help="audio files, folders or manifests")
     parser.add_argument("--wavs", nargs="+", type=Path, default=[], help="the same")
     parser.add_argument("--model", required=True, help="experiment folder or checkpoint")
+    parser.add_argument("--config", action="append", default=[], help="YAML file of settings")
     parser.add_argument("--output", type=Path, help="folder of the results (default: here)")
     parser.add_argument("--speakers", type=int, help="their number; else it is estimated")
     parser.add_argument("--oracle", type=Path, metavar="RTTM", help="take the number from here")
@@ -118,4 +119,5 @@ def _config(args: argparse.Namespace) -> DiarizeConfig:
         if not set(parts.TUNED) <= chosen.keys():
             raise DataError("not a tuned.json", where=args.tuned, remedy="make one with --tune")
         values = {name: chosen[name] for name in parts.TUNED} | values
-    return load(DiarizeConfig, overrides=[f"{name}={value}" for name, value in values.items()])
+    overrides = [f"{name}={value}" for name, value in values.items()]
+    return load(DiarizeConfig, args.config, overrides)
