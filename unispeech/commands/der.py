@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--collar", type=float, default=COLLAR,
-        help=f"seconds before and after each boundary that are not scored ({COLLAR})",
+        help=f"seconds before and as many after each boundary that are not scored ({COLLAR})",
     )  # fmt: skip
     parser.add_argument(
         "--overlap", choices=("true", "false"), default="true",

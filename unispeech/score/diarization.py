@@ -175,7 +175,7 @@ def _check(segments: Sequence[Segment]) -> None:
     for start, end, speaker in segments:
         if not (math.isfinite(start) and math.isfinite(end) and start <= end):
             raise DataError(
-                "a stretch of time that does not end after it starts",
+                "a stretch of time that ends before it starts or is not finite",
                 where=f"speaker {speaker}" if speaker else "a region",
                 found=f"{start} to {end} s",
                 remedy="correct or remove it",
