@@ -16,11 +16,6 @@ from unispeech.report.diarization_paper import COLLAR, CORPUS, SET, DiarizationR
 from unispeech.report.verification_figures import write_png
 from unispeech.storage import write_text
 
-SYSTEMS = ("fbank", "frozen", "joint", "adapted")
-"""Systems of the recipe in the order of training; others follow."""
-
-METHODS = ("estimated", "oracle")
-
 
 def write_experiment(
     exp: Path, recipe: str, data_name: str, command: str, publish: Path | None
@@ -77,14 +72,8 @@ def write_experiment(
 
 
 def _order(one: ScoredSet) -> tuple[Any, ...]:
-    places = [
-        names.index(name) if name in names else len(names)
-        for names, name in (
-            (SYSTEMS, one.metrics["system"]), (METHODS, one.metrics["method"])
-        )
-    ]  # fmt: skip
-    is_test = one.metrics["condition"] == SET
-    return not is_test, one.metrics["condition"], *places, one.title
+    name = str(one.metrics["condition"])
+    return name != SET, name, *diarization.order(one.metrics["system"], one.metrics["method"])
 
 
 def _model(exp: Path, one: ScoredSet) -> Path:
