@@ -155,7 +155,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "report": (BASE | {"models", "losses", "data"}, {"matplotlib", "jinja2", "scipy", "sklearn"}),
     "commands": (
-        BASE | {"models", "losses", "data", "decode", "diarize", "score"}
+        BASE
+        | {"models", "losses", "data", "decode", "diarize", "score"}
         | {"train", "hub", "report"},
         {"tqdm"},
     ),

@@ -34,6 +34,8 @@ COMMANDS = {
     "models": "list the released models",
     "fetch": "download a released model",
     "doctor": "list what is usable here and how to mend what is not",
+    "diarize": "say who speaks when in recordings of any length",
+    "der": "score diarization: DER as md-eval's by number of speakers, JER, intervals",
     "embed": "write embeddings of the speakers of a folder, file or manifest",
     "trials": "score trials of speaker verification: EER with interval, detection costs",
     "verify": "say whether two recordings have the same speaker",

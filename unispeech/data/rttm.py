@@ -53,8 +53,13 @@ def read_rttm(path: str | Path) -> dict[str, list[Segment]]:
     return recordings
 
 
-def parse_rttm(path: str | Path) -> tuple[dict[str, list[Segment]], int]:
-    """What `read_rttm` returns, and how many segments without length were left out."""
+def parse_rttm(path: str | Path, keep_empty: bool = False) -> tuple[dict[str, list[Segment]], int]:
+    """What `read_rttm` returns, and how many segments without length there were.
+
+    Args:
+        path: the file.
+        keep_empty: whether those stay; in a reference, their boundary has a collar.
+    """
     recordings: dict[str, list[Segment]] = {}
     dropped = 0
     for where, fields in _lines(Path(path), "RTTM"):
@@ -70,10 +75,9 @@ def parse_rttm(path: str | Path) -> tuple[dict[str, list[Segment]], int]:
             )
         start, duration = (_time(text, where) for text in fields[3:5])
         segments = recordings.setdefault(fields[1], [])
-        if duration > 0:
+        if duration > 0 or keep_empty:
             segments.append(Segment(start, duration, fields[7]))
-        else:
-            dropped += 1
+        dropped += duration == 0
     return {name: in_order(segments) for name, segments in recordings.items()}, dropped
 
 
@@ -140,6 +144,22 @@ def write_uem(path: str | Path, regions: Mapping[str, Iterable[tuple[float, floa
         for start, end in sorted(regions[name])
     ]
     write_text(path, "".join(lines))
+
+
+def read_unscored(path: str | Path) -> dict[str, list[tuple[float, float]]]:
+    """The regions that the lines NOSCORE of an RTTM take out, (start, end) in seconds, sorted.
+
+    Raises:
+        DataError: the file cannot be read, or a time is missing, negative or not finite.
+    """
+    regions: dict[str, list[tuple[float, float]]] = {}
+    for where, fields in _lines(Path(path), "RTTM"):
+        if fields[0] == "NOSCORE":
+            if len(fields) < 5:
+                raise DataError("a line NOSCORE without times", where=where, expected=FIELDS)
+            start, duration = (_time(text, where) for text in fields[3:5])
+            regions.setdefault(fields[1], []).append((start, start + duration))
+    return {name: sorted(own) for name, own in regions.items()}
 
 
 def in_order(segments: Iterable[Segment]) -> list[Segment]:

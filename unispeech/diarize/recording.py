@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from unispeech.diarize.clustering import cluster
 from unispeech.diarize.config import DiarizeConfig
-from unispeech.diarize.stitching import Chunk, Turn, cleaned, median_filtered, turns
+from unispeech.diarize.stitching import Chunk, Turn, cleaned, median_filtered, plan, turns
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
@@ -56,7 +57,7 @@ class LocalDiarization:
 
         Args:
             config: clustering and smoothing.
-            speakers: their number, where it is known.
+            speakers: their number, where it is known; 0 for nobody.
         """
         labels = self.speakers_of_slots(config, speakers)
         count = int(labels.max(initial=-1)) + 1
@@ -67,6 +68,33 @@ class LocalDiarization:
         decided = median_filtered(self._decisions(labels, count, config.threshold), width)
         shortest = (round(seconds / shift) for seconds in (config.min_speech, config.min_silence))
         return _named(cleaned(turns(decided), *shortest), shift)
+
+    def fill(
+        self,
+        frames: int,
+        config: DiarizeConfig,
+        read: Callable[[int, int], FloatArray],
+        model: Callable[[FloatArray], tuple[FloatArray, FloatArray]],
+        batch: int = 1,
+    ) -> None:
+        """Diarize a recording chunk by chunk; one without any sound is silence.
+
+        Args:
+            frames: of the recording.
+            config: length and overlap of chunks.
+            read: samples `(N,)` from one frame to before another.
+            model: activities `(B, T, S)` and vectors `(B, S, E)` of chunks `(B, N)`.
+            batch: chunks that the model sees at once.
+        """
+        size = max(1, round(config.chunk / self.seconds_per_frame))
+        chunks = plan(frames, size, round(config.overlap / self.seconds_per_frame))
+        while group := list(itertools.islice(chunks, batch)):
+            audio = np.stack([read(chunk.start, chunk.stop) for chunk in group])
+            activity, vectors = model(audio)
+            is_silent = audio.min(1) == audio.max(1)
+            activity = np.where(is_silent[:, None, None], 0.0, activity)
+            for row, chunk in enumerate(group):
+                self.add(chunk, activity[row], vectors[row])
 
     def speakers_of_slots(self, config: DiarizeConfig, speakers: int | None = None) -> IntArray:
         """Number of the speaker of each chunk's slots `(chunks, S)`, -1 for an empty slot.

@@ -92,8 +92,13 @@ def score(
     regions: Mapping[str, Sequence[Region]] | None = None,
     collar: float = COLLAR,
     overlap: bool = True,
+    unscored: Mapping[str, Sequence[Region]] | None = None,
 ) -> Scored:
     """Score every recording of a reference.
+
+    Equal to md-eval but in two cases. Of mappings that are equally good, md-eval takes any, here
+    the one with fewer errors is taken. And where two overlaps touch and a region ends in the
+    second, md-eval scores that one although overlaps are left out.
 
     Args:
         reference: segments by recording.
@@ -102,16 +107,16 @@ def score(
             start to the last end of their reference.
         collar: seconds before and after each boundary of the reference that are not scored.
         overlap: False leaves out where two segments of the reference overlap.
+        unscored: what is not evaluated, by recording, as the lines NOSCORE of an RTTM have it.
 
     Raises:
         DataError: a time is not finite, a segment ends before it starts, or the collar is negative.
     """
-    recordings = {
-        name: score_recording(
-            segments, hypothesis.get(name, ()), (regions or {}).get(name), collar, overlap
-        )
-        for name, segments in reference.items()
-    }
+    recordings = {}
+    for name, segments in reference.items():
+        evaluated, without = (regions or {}).get(name), (unscored or {}).get(name, ())
+        claimed = hypothesis.get(name, ())
+        recordings[name] = score_recording(segments, claimed, evaluated, collar, overlap, without)
     missing = sorted(reference.keys() - hypothesis.keys())
     return Scored(recordings, missing, sorted(hypothesis.keys() - reference.keys()))
 
@@ -122,11 +127,13 @@ def score_recording(
     regions: Sequence[Region] | None = None,
     collar: float = COLLAR,
     overlap: bool = True,
+    unscored: Sequence[Region] = (),
 ) -> Recording:
     """Score one recording; see `score`."""
     if not (math.isfinite(collar) and collar >= 0):
         raise DataError("wrong collar", expected="seconds, not negative", found=collar)
-    for segments in (reference, hypothesis, [(*region, "") for region in regions or ()]):
+    stretches = [(*region, "") for region in (*(regions or ()), *unscored)]
+    for segments in (reference, hypothesis, stretches):
         _check(segments)
     limits = [time for start, end, _ in reference for time in (start, end)]
     extent = [(min(limits), max(limits))] if limits else []
@@ -134,9 +141,11 @@ def score_recording(
     # Segments without length count for nobody, but their boundary has a collar.
     marks = np.unique(np.array(limits)) if collar > 0 else np.empty(0)
     bounds = np.stack([marks - collar, marks + collar], axis=1)
-    edges = _edges(_times(reference), _times(hypothesis), evaluated, bounds)
+    holes = np.array(list(unscored), dtype=float).reshape(-1, 2)
+    edges = _edges(_times(reference), _times(hypothesis), evaluated, bounds, holes)
     seconds = np.diff(edges)
-    inside = _cover(edges, evaluated) > 0
+    counted = _cover(edges, holes) == 0
+    inside = counted & (_cover(edges, evaluated) > 0)
     scored = inside & (_cover(edges, bounds) == 0)
     if not overlap:
         scored &= _cover(edges, _times(reference)) < 2
@@ -145,7 +154,7 @@ def score_recording(
     pairs = _mapping(truth, claim, seconds * inside, seconds * scored)
     errors = _errors(truth, claim, seconds * scored, pairs)
     # dscore evaluates all that either side has where there are no regions.
-    everywhere = seconds if regions is None else seconds * inside
+    everywhere = seconds * (counted if regions is None else inside)
     jaccard = _jaccard(truth, claim, everywhere)
     mapping = {names[r]: others[h] for r, h in pairs}
     return Recording(errors, jaccard, mapping, len(names), len(others))
@@ -166,7 +175,7 @@ def _check(segments: Sequence[Segment]) -> None:
     for start, end, speaker in segments:
         if not (math.isfinite(start) and math.isfinite(end) and start <= end):
             raise DataError(
-                "a stretch of time that does not end after it starts",
+                "a stretch of time that ends before it starts or is not finite",
                 where=f"speaker {speaker}" if speaker else "a region",
                 found=f"{start} to {end} s",
                 remedy="correct or remove it",

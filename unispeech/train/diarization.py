@@ -99,8 +99,8 @@ class DiarizationTask:
         sums = torch.zeros(6, dtype=torch.float64, device=self.process.device)
         for batch in self.training.validation(self.process.rank, self.process.world_size):
             losses = self._losses(model, batch)
-            values = _sums(losses, batch.activity.to(losses.total.device))
-            parts = [losses.total, *values, torch.tensor(float(len(batch.ids)))]
+            counted = _sums(losses, batch.activity.to(losses.total.device))
+            parts = [losses.total, *counted, torch.tensor(float(len(batch.ids)))]
             sums += torch.stack([part.to(sums) for part in parts])
         loss, activity, speaker, speech, wrong, count = all_sum(sums, self.process).tolist()
         count, rate = max(count, 1.0), wrong / max(speech, 1.0)
