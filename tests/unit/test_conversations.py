@@ -250,7 +250,7 @@ def test_list_of_speakers(folder: Path, tmp_path: Path) -> None:
     (batch,) = take(data, 1)
     assert batch.speakers[batch.ids.index("long@0")].tolist() == [2, 1, -1]
     listed.write_text("a\nc\n")
-    with pytest.raises(DataError, match="speaker 'b' of long@0 is no training speaker"):
+    with pytest.raises(DataError, match="speaker 'b' of long@.* is no training speaker"):
         take(training(folder, speakers=str(listed), batching={"size": 4}), 1)
 
 
