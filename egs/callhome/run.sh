@@ -28,6 +28,7 @@ rirs=                    # folder of impulse responses (default: RIRS_NOISES in 
 pretrained=              # encoder: released or own model (default: the conf folder's name, its pretrain.yaml, or egs/librispeech's for conf/mini)
 systems=                 # what is trained, in order: fbank, frozen, joint, adapted (default: those of the conf folder)
 sets=                    # what is diarized and scored (default: test, or conf's evaluate.txt)
+tuned=true               # false: infer with the authors' settings instead of those chosen on part 1, or on dev
 counts="estimated oracle"   # number of speakers of a recording: found, or given
 collar=0.25              # seconds around boundaries that are not scored
 overlap=true             # false: score where one speaker speaks only
@@ -90,9 +91,10 @@ if stage 4 "fine-tune: diarization models, on simulated conversations, then adap
 fi
 
 if stage 5 "infer: who speaks when"; then
-  for system in "${systems[@]}"; do for set in "${sets[@]}"; do for count in "${counts[@]}"; do
-    diarize "$system" "$set" "$count"
-  done; done; done
+  for system in "${systems[@]}"; do
+    if $tuned; then tune "$system"; fi
+    for set in "${sets[@]}"; do for count in "${counts[@]}"; do diarize "$system" "$set" "$count"; done; done
+  done
 fi
 
 if stage 6 "score: diarization error rate by number of speakers"; then

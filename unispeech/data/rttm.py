@@ -89,23 +89,30 @@ def write_rttm(path: str | Path, recordings: Mapping[str, Iterable[Segment]]) ->
     Raises:
         DataError: a name is empty or has blanks in it.
     """
-    lines = []
-    for name in sorted(recordings):
-        for segment in in_order(recordings[name]):
-            for word in (name, segment.speaker):
-                if word.split() != [word]:
-                    raise DataError(
-                        "a name that RTTM cannot hold",
-                        where=path,
-                        expected="no blanks, not empty",
-                        found=repr(word),
-                        remedy="rename the recording or the speaker",
-                    )
-            start, end = (round(1000 * time) for time in (segment.start, segment.end))
-            if end > start:
-                times = f"{start / 1000:.3f} {(end - start) / 1000:.3f}"
-                lines.append(f"SPEAKER {name} 1 {times} <NA> <NA> {segment.speaker} <NA> <NA>\n")
+    lines = (line for name in sorted(recordings) for line in rttm_lines(name, recordings[name]))
     write_text(path, "".join(lines))
+
+
+def rttm_lines(name: str, segments: Iterable[Segment]) -> Iterator[str]:
+    """The lines of one recording, as `write_rttm` writes them.
+
+    Raises:
+        DataError: a name is empty or has blanks in it.
+    """
+    for segment in in_order(segments):
+        for word in (name, segment.speaker):
+            if word.split() != [word]:
+                raise DataError(
+                    "a name that RTTM cannot hold",
+                    where=f"recording {name}",
+                    expected="no blanks, not empty",
+                    found=repr(word),
+                    remedy="rename the recording or the speaker",
+                )
+        start, end = (round(1000 * time) for time in (segment.start, segment.end))
+        if end > start:
+            times = f"{start / 1000:.3f} {(end - start) / 1000:.3f}"
+            yield f"SPEAKER {name} 1 {times} <NA> <NA> {segment.speaker} <NA> <NA>\n"
 
 
 def read_uem(path: str | Path) -> dict[str, list[tuple[float, float]]]:

@@ -13,7 +13,7 @@ from unispeech.report.verification_figures import COLOURS
 
 ROW_SECONDS = 120.0
 """Time in one row of the picture."""
-MOST_ROWS = 40
+MOST_ROWS = 12
 """Of longer recordings, a row shows more."""
 
 
