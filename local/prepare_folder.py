@@ -78,9 +78,9 @@ class Source(Config):
     @pydantic.model_validator(mode="after")
     def _one_kind(self) -> Source:
         if sum(place is not None for place in (self.table, self.kaldi, self.rttm)) != 1:
-            raise ValueError("give either 'table', 'kaldi' or 'rttm'")
+            raise ValueError("give either 'table' or 'kaldi' or 'rttm'")
         if self.where and not self.table:
-            raise ValueError("'where' chooses rows of a table, and this source is none")
+            raise ValueError("'where' chooses rows of a table, a Kaldi folder has no columns")
         if bool(self.rttm) != bool(self.audio):
             raise ValueError("'rttm' and 'audio' belong together")
         return self
