@@ -7,11 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-
 from unispeech.errors import DataError
 from unispeech.report.diarization_paper import CALLHOME, SPEAKERS, DiarizationRow
-from unispeech.report.figures import Picture
 from unispeech.report.record import PAPER_ROW, Result, training_facts
 from unispeech.report.tables import NOT_RUN, table
 
@@ -31,7 +28,8 @@ reference, with a 95 % bootstrap interval over recordings. The collar, in second
 overlaps are scored stand beside each rate. Every row is rendered from [results.json](results.json).
 """
 
-_PARTS = {"miss": "miss", "false_alarm": "false alarm", "confusion": "confusion", "jer": "JER"}
+PARTS = {"miss": "miss", "false_alarm": "false alarm", "confusion": "confusion", "jer": "JER"}
+"""Other measures of `der`, and what results call them."""
 
 
 class ScoredSet(NamedTuple):
@@ -111,19 +109,7 @@ def records(
         for name, part in one.parts.items():
             value = row.value(name) if row else None
             data = f"{data_name} {one.metrics['condition']}"
-            conditions: dict[str, str | int | float | bool | None] = {
-                "decoding": f"{one.metrics['method']}, {one.rules}",
-                "set": data,
-                "speakers": name,
-                "number of speakers": str(one.metrics["method"]),
-                "collar": float(one.metrics["collar"]),
-                "overlaps": "scored" if one.metrics["overlap"] else "left out",
-                "recordings": int(part["recordings"]),
-                "scored seconds": round(float(part["scored_seconds"]), 1),
-            }
-            for key, text in _PARTS.items():
-                if part[key] is not None:
-                    conditions[text] = round(float(part[key]), 4)
+            conditions: Conditions = {"set": data, "speakers": name, **_conditions(one, part)}
             if name == ALL:
                 conditions["right numbers"] = round(float(one.metrics["right_counts"]), 1)
                 conditions["counts"] = format_counts(one.metrics["counts"])
@@ -149,6 +135,23 @@ def records(
                 )
             )
     return results
+
+
+Conditions = dict[str, str | int | float | bool | None]
+
+
+def _conditions(one: ScoredSet, part: Mapping[str, Any]) -> Conditions:
+    """How a part of a set was scored, and what its errors are."""
+    found: Conditions = {
+        "decoding": f"{one.metrics['method']}, {one.rules}",
+        "number of speakers": str(one.metrics["method"]),
+        "collar": float(one.metrics["collar"]),
+        "overlaps": "scored" if one.metrics["overlap"] else "left out",
+        "recordings": int(part["recordings"]),
+        "scored seconds": round(float(part["scored_seconds"]), 1),
+    }
+    measures = {text: part[key] for key, text in PARTS.items()}
+    return found | {text: round(float(v), 4) for text, v in measures.items() if v is not None}
 
 
 def _people(number: str) -> str:
@@ -232,7 +235,7 @@ def measured(found: Sequence[Line]) -> str:
     columns = numbers(found)
     head = (
         "data", "system", "number of speakers", "collar", "overlaps", *columns, "all [95 %]",
-        "paper", "state", *_PARTS.values(), "recordings", "command", "commit", "checkpoint sha256",
+        "paper", "state", *PARTS.values(), "recordings", "command", "commit", "checkpoint sha256",
         "training minutes",
     )  # fmt: skip
     rows = []
@@ -244,7 +247,7 @@ def measured(found: Sequence[Line]) -> str:
             f"**{total.value:.2f}** [{total.low:.2f}, {total.high:.2f}]",
             "–" if total.paper is None else f"{total.paper:g}",
             total.state,
-            *(_number(total.conditions.get(name)) for name in _PARTS.values()),
+            *(_number(total.conditions.get(name)) for name in PARTS.values()),
             str(total.conditions["recordings"]),
             f"`{total.command}`" if total.command else "–",
             f"`{total.commit[:10]}`" if total.commit else "–",
@@ -313,50 +316,3 @@ def console(results: Sequence[Result]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     texts = ("  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(text.rstrip() for text in texts)
-
-
-def page(
-    results: Sequence[Result],
-    scored: Sequence[ScoredSet],
-    pictures: Mapping[str, Picture],
-    timelines: Mapping[str, Picture],
-) -> str:
-    """One self-contained HTML page.
-
-    Args:
-        results: our rows.
-        scored: the sets, for their tables of numbers of speakers.
-        pictures: title -> figure, in the order in which they are shown.
-        timelines: title -> reference over hypothesis of a recording.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    found = lines(results)
-    ours = {(r.conditions.get(PAPER_ROW), r.conditions["speakers"]): r for r in results}
-    return environment.get_template("diarization.html.j2").render(
-        recipe=results[0].recipe,
-        command=results[0].command,
-        lines=found,
-        columns=numbers(found),
-        parts=list(_PARTS.values()),
-        counts={one.title: _count_rows(one.metrics["counts"]) for one in scored},
-        pictures=pictures,
-        timelines=timelines,
-        published=[(row, [ours.get((row.label, name)) for name in SPEAKERS]) for row in CALLHOME],
-        speakers=SPEAKERS,
-    )
-
-
-def _count_rows(counts: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[Any]]:
-    """Numbers that were found, and for each true number how often each was."""
-    columns = sorted({found for row in counts.values() for found in row}, key=int)
-    rows = [
-        (true, [(found == true, row.get(found, 0), sum(row.values())) for found in columns])
-        for true, row in counts.items()
-    ]
-    return columns, rows
