@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = settings.sets.values()
     files = [args.speech / f"{group.speech}.jsonl.gz" for group in groups if group.speech]
     files += [args.corpora / group.mixtures for group in groups if group.mixtures]
-    files += [*args.noise, *args.rir]
+    files += [*args.noise, *args.rir, *(Path(g.simulation.turns.like) for g in groups)]
     values = [settings.model_dump(mode="json"), args.seed, str(args.audio)]
     inputs = fingerprint(values, [], [file for file in files if file.is_file()])
     if args.audio.is_dir() and finished(args.output, inputs, RECORD):
