@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from typing import Any
 import soundfile
 from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
-from unispeech.data.manifests import SAMPLING_RATE, conversion, speaker, write_cuts
+from unispeech.data.manifests import SAMPLING_RATE, conversion, write_cuts
+from unispeech.data.rttm import Segment, joined, write_rttm
 from unispeech.errors import DataError, UsageError
 from unispeech.storage import sha256, write_json
 
 RECORD = "prepared.json"
+# Times of RTTM and of audio are rounded; what lies further beyond the end is an error.
+BEYOND = 0.5
 
 
 def check_given(corpora: Path) -> None:
@@ -97,6 +101,53 @@ def make_cut(
     )
 
 
+def make_conversation(
+    recording: Recording, segments: Sequence[Segment], where: object, prefix: str = ""
+) -> MonoCut:
+    """A cut of a whole recording with one supervision for each segment of speech.
+
+    Segments without length are left out, one that ends a little after the recording is cut, and
+    there is a warning when segments of one speaker overlap: who speaks twice counts once.
+
+    Args:
+        recording: the recording.
+        segments: who speaks when in it; there may be none.
+        where: the source of the segments, for messages.
+        prefix: of the names of speakers.
+
+    Raises:
+        DataError: a segment lies beyond the end of the recording.
+    """
+    spoken = [segment for segment in segments if segment.duration > 0]
+    repeated = sum(s.duration for s in spoken) - sum(s.duration for s in joined(spoken))
+    if repeated > 0.001:
+        print(
+            f"warning: {where}: segments of one speaker of {recording.id} overlap"
+            f" for {repeated:.3f} s, which count once",
+            file=sys.stderr,
+        )
+    supervisions = []
+    for number, segment in enumerate(spoken):
+        if segment.start >= recording.duration or segment.end > recording.duration + BEYOND:
+            raise DataError(
+                f"a segment of {recording.id} lies beyond the end of the recording",
+                where=where,
+                expected=f"0 to {recording.duration:g} s",
+                found=f"{segment.start:g} to {segment.end:g} s",
+                remedy="correct its times, or copy the audio again",
+            )
+        length = min(segment.end, recording.duration) - segment.start
+        supervisions.append(
+            SupervisionSegment(
+                f"{recording.id}-{number:04d}", recording.id, segment.start, length, 0,
+                speaker=prefix + segment.speaker,
+            )
+        )  # fmt: skip
+    return MonoCut(
+        recording.id, 0.0, recording.duration, 0, supervisions=supervisions, recording=recording
+    )
+
+
 def fingerprint(settings: Any, folders: Iterable[Path], files: Iterable[Path] = ()) -> str:
     """A hash of settings and of the names, sizes and times of all input files."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -107,9 +158,9 @@ def fingerprint(settings: Any, folders: Iterable[Path], files: Iterable[Path] = 
     return digest.hexdigest()
 
 
-def finished(output: Path, inputs: str) -> bool:
+def finished(output: Path, inputs: str, name: str = RECORD) -> bool:
     """Whether `output` was written from the same inputs and is still as it was written."""
-    record = output / RECORD
+    record = output / name
     if not record.is_file():
         return False
     stored = json.loads(record.read_text(encoding="utf-8"))
@@ -119,10 +170,23 @@ def finished(output: Path, inputs: str) -> bool:
     )
 
 
-def write_sets(output: Path, sets: Mapping[str, Sequence[MonoCut]], inputs: str) -> None:
+def write_sets(
+    output: Path,
+    sets: Mapping[str, Sequence[MonoCut]],
+    inputs: str,
+    references: Mapping[str, Mapping[str, Sequence[Segment]]] | None = None,
+) -> None:
     """Write `<set>.jsonl.gz` sorted by id, then the record that makes `finished` true.
 
-    Sets that an earlier call wrote and that are no longer asked for are removed.
+    Sets of conversations also get `<set>.rttm`, their reference as it was published: joined or cut
+    segments would be scored otherwise. Sets that an earlier call wrote and that are no
+    longer asked for are removed.
+
+    Args:
+        output: folder of the manifests.
+        sets: the cuts of each set.
+        inputs: their fingerprint.
+        references: the segments of every recording of a set of conversations.
 
     Raises:
         DataError: a set has no utterances.
@@ -137,19 +201,24 @@ def write_sets(output: Path, sets: Mapping[str, Sequence[MonoCut]], inputs: str)
         path = output / f"{name}.jsonl.gz"
         write_cuts(sorted(cuts, key=lambda cut: cut.id), path)
         hashes[path.name] = sha256(path)
+        if references and name in references:
+            rttm = output / f"{name}.rttm"
+            write_rttm(rttm, references[name], keep_empty=True)
+            hashes[rttm.name] = sha256(rttm)
         hours = sum(cut.duration for cut in cuts) / 3600
-        people = len({speaker(cut) for cut in cuts})
-        print(f"{path}: {len(cuts)} utterances, {people} speakers, {hours:.3f} h")
+        people = len({s.speaker for cut in cuts for s in cut.supervisions} - {None})
+        kind = "recordings" if references and name in references else "utterances"
+        print(f"{path}: {len(cuts)} {kind}, {people} speakers, {hours:.3f} h")
     write_record(output, hashes, inputs)
 
 
-def write_record(output: Path, hashes: Mapping[str, str], inputs: str) -> None:
+def write_record(output: Path, hashes: Mapping[str, str], inputs: str, name: str = RECORD) -> None:
     """Write the record that makes `finished` true; remove files of an earlier one."""
-    if (output / RECORD).is_file():
-        earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    if (output / name).is_file():
+        earlier = json.loads((output / name).read_text(encoding="utf-8"))
         for stale in set(earlier["sha256"]) - set(hashes):
             (output / stale).unlink(missing_ok=True)
-    write_json(output / RECORD, {"inputs": inputs, "sha256": dict(hashes)})
+    write_json(output / name, {"inputs": inputs, "sha256": dict(hashes)})
 
 
 def write_long_set(output: Path, name: str, cuts: Iterable[MonoCut], inputs: str) -> None:
