@@ -37,6 +37,7 @@ COMMANDS = {
     "trials": "score trials of speaker verification: EER with interval, detection costs",
     "verify": "say whether two recordings have the same speaker",
     "report_trials": "report scored trials: results, DET curves, figures and one HTML page",
+    "separated": "score separated streams: WER by overlap, ORC-WER, cpWER, SI-SDR",
     "report": "write RESULTS.md rows and one HTML page",
 }
 
