@@ -29,7 +29,7 @@ def score(folder: Path, output: str, *more: str) -> int:
 
 
 def streams_of(folder: Path) -> list[str]:
-    return ["--streams", str(folder / "streams" / "joint" / "test")]
+    return ["--system", "joint", "--streams", str(folder / "streams" / "joint" / "test")]
 
 
 def metrics(folder: Path) -> dict:
@@ -130,6 +130,23 @@ def test_pieces_are_the_supervisions_in_time(sets) -> None:
     assert [(one.id, one.start, one.duration) for one in pieces(late)] == [
         ("a", 3.0, 1.0), ("b", 4.5, 0.5),
     ]  # fmt: skip
+
+
+def test_the_place_of_the_output_names_system_and_set(sets) -> None:
+    assert score(sets, "wer_streams/frozen/dev/utterance", *streams_of(sets)[2:]) == 0
+    found = metrics(sets / "wer_streams" / "frozen" / "dev" / "utterance")
+    assert (found["system"], found["condition"]) == ("frozen", "dev")
+
+
+def test_references_may_name_their_speakers(sets) -> None:
+    """The field `speakers` says whose the references are, in whatever order they begin."""
+    cuts = list(load_cuts(sets / "test.jsonl.gz"))
+    cuts[1].custom["references"].reverse()
+    cuts[1].custom["speakers"] = ["C", "A"]
+    write_cuts(cuts, sets / "test.jsonl.gz")
+    assert score(sets, "out", *streams_of(sets)) == 0
+    overlapped = metrics(sets / "out")["by_condition"]["OV40"]
+    assert overlapped["si_sdr_improvement"] == pytest.approx(20, abs=0.01)
 
 
 def change(folder: Path, **fields: object) -> None:

@@ -5,7 +5,8 @@ them. Without --streams the recordings themselves were recognised: the unprocess
 Utterance-wise, each utterance takes the better stream; continuous input is scored as a whole, with
 ORC-WER and cpWER by meeteval. Where the cuts name references, SI-SDR is measured, utterance by
 utterance in the better stream. Writes `utterances.tsv`, `signals.tsv`, utterance-wise also
-`alignments.txt`, and last `metrics.json`.
+`alignments.txt`, and last `metrics.json`. An --output that ends with <system>/<set>/<evaluation>
+names the system and the set.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--streams", type=Path, metavar="DIR", help="from separate")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     parser.add_argument("--evaluation", choices=list(EVALUATIONS), default="utterance")
-    parser.add_argument("--system", help="name in results (folder above --streams, unprocessed)")
-    parser.add_argument("--condition", help="name of the set in results (that of the manifest)")
+    parser.add_argument("--system", help="name in results (from --output, else --streams)")
+    parser.add_argument("--condition", help="name of the set in results (likewise)")
     parser.add_argument("--fold-case", action="store_true", help="letter case does not matter")
     parser.add_argument("--quality", action="store_true", help="also PESQ and STOI; slow")
     parser.add_argument(
@@ -108,10 +109,14 @@ def _cell(value: Any) -> str:
 def _about(args: argparse.Namespace) -> dict[str, Any]:
     """What was scored, and how it came about."""
     how = read_json(args.streams / "separate.json") if args.streams else {}
-    name = args.streams.absolute().parent.name if args.streams else "unprocessed"
-    found = {"condition": args.condition or args.reference.name.partition(".")[0]}
+    place = args.output.absolute()
+    # Experiments keep scores in <system>/<set>/<evaluation>.
+    is_kept = place.name == args.evaluation
+    system = args.streams.absolute().name if args.streams else "unprocessed"
+    known = place.parent.name if is_kept else args.reference.name.partition(".")[0]
     method = str(how.get("method") or "none") + (", oracle" if how.get("oracle") else "")
-    found |= {"system": args.system or name, "method": method}
+    found = {"condition": args.condition or known, "method": method}
+    found |= {"system": args.system or (place.parent.parent.name if is_kept else system)}
     found |= {"evaluation": args.evaluation, "model_sha256": how.get("model_sha256")}
     found |= {"decoding": read_json(args.hypothesis / "decode.json")}
     places = {key: getattr(args, key) for key in ("reference", "hypothesis", "streams")}

@@ -119,25 +119,28 @@ def texts_of_streams(
 def reference_files(cut: MonoCut) -> dict[str, Path]:
     """The file of each speaker of a mixture as heard alone; empty when the cut names none.
 
-    The field `references` lists them in the order in which the speakers begin.
+    The field `references` lists them, the field `speakers` whose they are; without it they are in
+    the order in which the speakers begin.
 
     Raises:
-        DataError: there are not as many as speakers.
+        DataError: references and the speakers of the transcript are not the same.
     """
-    files = (cut.custom or {}).get("references") or []
+    about = cut.custom or {}
+    files = [Path(file) for file in about.get("references") or []]
     if not files:
         return {}
     segments = sorted(cut.supervisions, key=lambda segment: segment.start)
-    speakers = list(dict.fromkeys(segment.speaker or "" for segment in segments))
-    if len(speakers) != len(files) or "" in speakers:
+    spoken = list(dict.fromkeys(segment.speaker or "" for segment in segments))
+    names = [str(name) for name in about.get("speakers") or spoken]
+    if len(names) != len(files) or set(names) != set(spoken) or "" in spoken:
         raise DataError(
             "the transcript misses a speaker",
             where=f"mixture {cut.id}",
             expected=f"{len(files)} speakers, one for each reference",
-            found=f"{len(set(speakers) - {''})}: {', '.join(filter(None, speakers)) or 'none'}",
+            found=", ".join(filter(None, spoken)) or "none",
             remedy="complete the speakers of the supervisions, or remove the field `references`",
         )
-    return dict(zip(speakers, map(Path, files), strict=True))
+    return dict(zip(names, files, strict=True))
 
 
 def read_span(cut: MonoCut, start: int, samples: int) -> FloatArray:
