@@ -58,7 +58,9 @@ def rates_by_overlap(
             for handles, labels in found
             for handle, label in zip(handles, labels, strict=True)
         }
-        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=2)
+        order = sorted(shown, key=lambda label: (label not in map(_plain, names), label))
+        handles = [shown[label] for label in order]
+        figure.legend(handles, order, loc="outside lower center", ncols=2)
         return Picture(encode(figure, "svg"))
 
 
@@ -139,8 +141,7 @@ def spectrograms(mixture: FloatArray, streams: Mapping[str, FloatArray]) -> Pict
             )  # fmt: skip
             axes.set_title("share of the mixture's magnitude")
             figure.colorbar(image, ax=axes, pad=0.01)
-        for axes in figure.axes[-3:]:
-            axes.set_xlabel("seconds")
+        figure.supxlabel("seconds", fontsize=10)
         return Picture(encode(figure, "png"))
 
 
