@@ -83,26 +83,6 @@ def separation_loss(
     return SeparationLoss(loss + part, part.detach(), count, permutation)
 
 
-def si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio in decibels (Le Roux et al. 2019).
-
-    Means are taken off first. A reference of zeros gives a value without meaning.
-
-    Args:
-        estimates: `(..., N)`.
-        references: `(..., N)`.
-
-    Returns:
-        `(...)` float.
-    """
-    estimates = estimates - estimates.mean(-1, keepdim=True)
-    references = references - references.mean(-1, keepdim=True)
-    power = references.square().sum(-1, keepdim=True) + SMALLEST
-    aimed = (estimates * references).sum(-1, keepdim=True) / power * references
-    rest = (estimates - aimed).square().sum(-1) + SMALLEST
-    return 10 * torch.log10((aimed.square().sum(-1) + SMALLEST) / rest)
-
-
 def _compared(masks: Tensor, magnitude: Tensor, target: Target) -> Tensor:
     """What of the output is compared, `(B, S, T, bins)`."""
     if target.kind == "mask":

@@ -59,7 +59,7 @@ class SeparationConfig(Config):
     models without an encoder do not."""
     projection: int = pydantic.Field(256, ge=1)
     """Width of the projected encoder states; ours."""
-    speakers: int = pydantic.Field(2, ge=2, le=8)
+    speakers: int = pydantic.Field(2, ge=2, le=6)
     """Masks of speakers."""
     noises: int = pydantic.Field(1, ge=1)
     """Masks of noise; the released seven-channel models have two."""
