@@ -20,6 +20,7 @@ COMMANDS = {
     "pretrain": "pre-train an encoder by masked prediction",
     "finetune": "fine-tune a pre-trained encoder with CTC",
     "speaker": "train a speaker model on an encoder's layers or on filter banks",
+    "separation": "train a separation model on magnitudes and an encoder's layers",
     "average": "average the weights of several checkpoints",
     "lm": "train a Transformer language model",
     "perplexity": "perplexity of text under an n-gram or Transformer language model",
@@ -36,6 +37,7 @@ COMMANDS = {
     "embed": "write embeddings of the speakers of a folder, file or manifest",
     "trials": "score trials of speaker verification: EER with interval, detection costs",
     "verify": "say whether two recordings have the same speaker",
+    "separate": "separate overlapping speakers: two streams for each recording",
     "report_trials": "report scored trials: results, DET curves, figures and one HTML page",
     "report": "write RESULTS.md rows and one HTML page",
 }

@@ -53,9 +53,10 @@ def run(args: argparse.Namespace) -> None:
         model = task.prepare(first_separation(config.model, init, encoder, config.train.seed))
         if process.is_main:
             print(f"{len(task.training.cuts):,} utterances or mixtures", flush=True)
+        inner = model.encoder
         description = {
             "kind": KIND,
-            "encoder": None if model.encoder is None else model.encoder.config.model_dump(mode="json"),
+            "encoder": None if inner is None else inner.config.model_dump(mode="json"),
             "separation": model.config.model_dump(mode="json"),
             "init_sha256": [sha256(weights_file(source)) for source in given],
         }

@@ -19,9 +19,7 @@ KIND = "separation"
 """Marks checkpoints of our trainings."""
 
 
-def load_separation_model(
-    path: str | Path, device: str | torch.device = "cpu"
-) -> SeparationModel:
+def load_separation_model(path: str | Path, device: str | torch.device = "cpu") -> SeparationModel:
     """A separation model in evaluation mode.
 
     Args:
@@ -46,5 +44,6 @@ def load_separation_model(
     if (shape is None) != (config.features == "magnitude"):
         raise DataError("encoder and features do not fit", where=file, found=config.features)
     model = SeparationModel(config, shape)
-    assign(model, {name: name for name in model.state_dict()}, tensors_of(state["model"], file), file)
+    weights = tensors_of(state.get("model"), file)
+    assign(model, {name: name for name in model.state_dict()}, weights, file)
     return model.eval().to(device)

@@ -118,7 +118,7 @@ class SpeakerModel(nn.Module):
         if self.encoder is not None:
             for parameter in self.encoder.parameters():
                 parameter.requires_grad_(not frozen)
-            for unused in without_gradient(self.encoder):
+            for unused in _without_gradient(self.encoder):
                 unused.requires_grad_(False)
         self.train(self.training)
 
@@ -227,27 +227,6 @@ class Rates(NamedTuple):
     """Factor from each layer to the one before; the front end counts as one more."""
 
 
-def rate_in_encoder(name: str, prefix: str, encoder: EncoderConfig, rates: Rates) -> float:
-    """Factor of the learning rate of a parameter; 1 for what is not in the encoder.
-
-    Args:
-        name: of the parameter.
-        prefix: of the encoder's parameters.
-        encoder: its configuration.
-        rates: of its layers.
-    """
-    if not name.startswith(prefix):
-        return 1.0
-    depth = encoder.layers
-    layer = re.match(r"encoder\.layers\.(\d+)\.", name.removeprefix(prefix))
-    if layer:
-        depth -= int(layer[1]) + 1
-    elif encoder.norm_first and name.startswith(f"{prefix}encoder.layer_norm."):
-        # The final norm of a pre-norm model comes behind the last layer.
-        depth = 0
-    return rates.encoder * rates.layer_decay**depth
-
-
 class SpeakerClassifier(nn.Module):
     """A speaker model and the class vectors that it is trained with.
 
@@ -266,9 +245,17 @@ class SpeakerClassifier(nn.Module):
 
     def rate_scale(self, name: str) -> float:
         """Factor of the learning rate of a parameter, from its depth in the encoder."""
-        if self.speaker.encoder is None:
+        encoder = self.speaker.encoder
+        if encoder is None or not name.startswith("speaker.encoder."):
             return 1.0
-        return rate_in_encoder(name, "speaker.encoder.", self.speaker.encoder.config, self.rates)
+        depth = encoder.config.layers
+        layer = re.match(r"speaker\.encoder\.encoder\.layers\.(\d+)\.", name)
+        if layer:
+            depth -= int(layer[1]) + 1
+        elif encoder.config.norm_first and ".encoder.encoder.layer_norm." in name:
+            # The final norm of a pre-norm model comes behind the last layer.
+            depth = 0
+        return self.rates.encoder * self.rates.layer_decay**depth
 
     def forward(
         self, waveforms: Tensor, lengths: Tensor | None, labels: Tensor, margin: Margin
@@ -302,8 +289,8 @@ def _valid(lengths: Tensor, frames: int) -> Tensor:
     return (torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)).unsqueeze(1)
 
 
-def without_gradient(encoder: Encoder) -> list[nn.Parameter]:
-    """Parameters that sums of states do not depend on, or that the configuration keeps."""
+def _without_gradient(encoder: Encoder) -> list[nn.Parameter]:
+    """Parameters that embeddings do not depend on, or that the configuration keeps."""
     kept = [encoder.mask_emb]
     if encoder.config.feature_grad_mult == 0:
         kept += encoder.feature_extractor.parameters()
