@@ -19,10 +19,10 @@ from unispeech.losses.permutation import best_permutation
 from unispeech.losses.separation import Target, separation_loss
 from unispeech.models.config import conv_stack
 from unispeech.models.conformer import Conformer, RelativeAttention
+from unispeech.models.downstream import Rates
 from unispeech.models.frontend import output_length
 from unispeech.models.separation import SeparationModel, normalized
 from unispeech.models.separation_config import ConformerConfig, SeparationConfig
-from unispeech.models.speaker import Rates
 from unispeech.models.stft import Stft
 
 SMALL = ConformerConfig(layers=2, dim=16, heads=2, ffn_dim=32, kernel=5, distance=20)
@@ -161,7 +161,8 @@ def test_a_frozen_encoder_learns_nothing_and_layers_have_rates() -> None:
     model(0.1 * torch.randn(2, 4000)).masks.sum().backward()
     assert all(p.grad is None for p in model.encoder.parameters())
     assert model.layer_sum.weight.grad is not None
-    model.set_training(frozen=False, rates=Rates(0.5, 0.1))
+    model.set_training(frozen=False)
+    model.rates = Rates(0.5, 0.1)
     model(0.1 * torch.randn(2, 4000)).masks.sum().backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []

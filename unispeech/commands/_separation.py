@@ -84,16 +84,12 @@ def separate_recording(cut: Any, model: Any, args: argparse.Namespace) -> None:
     shape = SeparationConfig() if model is None else model.config
     stft = Stft(shape.window, shape.fft, shape.hop)
     source = (_tensors(reader.read), reader.samples)
-    ways = (
-        _estimate(cut, model, stft, reader.samples, args),
-        shape.speakers,
-        _settings(args, stft),
-    )
+    estimate = _estimate(cut, model, stft, reader.samples, args)
+    settings = _settings(args, stft)
     folder = args.output / cut.id
     shares, powers = [], []
     with stream_files(folder, shape.speakers) as writer:
         try:
-            settings = _settings(args, stft)
             for part in separate(*source, stft, estimate, shape.speakers, settings):
                 writer.write(part.audio.numpy())
                 shares.append(part.share.numpy())

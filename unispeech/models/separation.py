@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unispeech.errors import ConfigError, NumericsError
+from unispeech.errors import ConfigError, DataError, NumericsError
 from unispeech.models.config import EncoderConfig
 from unispeech.models.conformer import Conformer
+from unispeech.models.downstream import DownstreamModel, LayerSum, Rates, rate_scale
 from unispeech.models.encoder import Encoder
 from unispeech.models.separation_config import SeparationConfig
-from unispeech.models.speaker import LayerSum, Rates, rate_in_encoder, without_gradient
 from unispeech.models.stft import Stft
 
 SAMPLING_RATE = 16000
@@ -31,7 +31,7 @@ class Separation(NamedTuple):
     """`(B, T)` bool, True = padding; None when nothing is padded."""
 
 
-class SeparationModel(nn.Module):
+class SeparationModel(DownstreamModel):
     """Magnitudes, and with `features=ssl` the states of an encoder, to masks by a Conformer.
 
     Args:
@@ -45,17 +45,16 @@ class SeparationModel(nn.Module):
     sample_rate = SAMPLING_RATE
 
     def __init__(self, config: SeparationConfig, encoder: EncoderConfig | None) -> None:
-        super().__init__()
         assert (config.features == "ssl") == (encoder is not None)
+        if encoder is not None:
+            _check_frames(config, encoder)
+        super().__init__(None if encoder is None else Encoder(encoder))
         self.config = config
         self.stft = Stft(config.window, config.fft, config.hop)
-        self.encoder: Encoder | None = None
         self.layer_sum: LayerSum | None = None
         self.projector: nn.Sequential | None = None
         inputs = self.stft.bins
         if encoder is not None:
-            _check_frames(config, encoder)
-            self.encoder = Encoder(encoder)
             self.layer_sum = LayerSum(encoder.layers + 1)
             self.projector = nn.Sequential(
                 nn.LayerNorm(encoder.dim), nn.Linear(encoder.dim, config.projection)
@@ -65,52 +64,28 @@ class SeparationModel(nn.Module):
         masks = config.speakers + config.noises
         self.masks = nn.Linear(config.conformer.dim, masks * self.stft.bins)
         self.rates = Rates()
-        self._is_frozen = False
-        self._has_dropout = True
-
-    def set_training(self, frozen: bool, dropout: bool = False, rates: Rates | None = None) -> None:
-        """Say how a training treats the encoder.
-
-        Args:
-            frozen: its weights stay as they are, and no gradient is computed in it.
-            dropout: a trained encoder has its dropouts; otherwise it stays in evaluation mode
-                while its weights are trained.
-            rates: of the encoder's layers.
-        """
-        self._is_frozen = frozen
-        self._has_dropout = dropout and not frozen
-        self.rates = rates or Rates()
-        if self.encoder is not None:
-            for parameter in self.encoder.parameters():
-                parameter.requires_grad_(not frozen)
-            for unused in without_gradient(self.encoder):
-                unused.requires_grad_(False)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> SeparationModel:
-        """Training or evaluation mode; a frozen encoder is always in the latter."""
-        super().train(mode)
-        if self.encoder is not None and not self._has_dropout:
-            self.encoder.eval()
-        return self
 
     def rate_scale(self, name: str) -> float:
         """Factor of the learning rate of a parameter, from its depth in the encoder."""
-        if self.encoder is None:
-            return 1.0
-        return rate_in_encoder(name, "encoder.", self.encoder.config, self.rates)
+        return rate_scale(name, "encoder.", self.encoder, self.rates)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Separation:
         """Masks of mixtures.
 
         Args:
             waveforms: `(B, N)` float32 in [-1, 1] at 16 kHz, as they come: what the encoder wants
-                normalised is normalised here. N must give one frame at least.
+                normalised is normalised here.
             lengths: `(B,)` int64 valid samples, or None when nothing is padded.
 
         Raises:
-            DataError: a mixture is too short for the encoder.
+            DataError: the mixtures are too short for a frame.
         """
+        if waveforms.shape[1] < self.stft.size:
+            raise DataError(
+                "mixture too short for one frame",
+                expected=f"at least {self.stft.size} samples",
+                found=waveforms.shape[1],
+            )
         spectrum = self.stft(waveforms)
         frames = spectrum.shape[1]
         padding_mask = None
@@ -150,13 +125,9 @@ class SeparationModel(nn.Module):
 
     def _states(self, waveforms: Tensor, lengths: Tensor | None, frames: int) -> Tensor:
         """`(B, frames, projection)`: each state of the encoder twice."""
-        assert self.encoder is not None
         assert self.layer_sum is not None
         assert self.projector is not None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._is_frozen):
-            output = self.encoder(waveforms, lengths)
-        # The output of the last layer is taken behind the final norm, where there is one.
-        states: Tensor = self.projector(self.layer_sum((*output.layers[:-1], output.last)))
+        states: Tensor = self.projector(self.layer_sum(self.encode(waveforms, lengths).layers))
         return states.repeat_interleave(2, 1)[:, :frames]
 
 

@@ -13,7 +13,7 @@ from unispeech.data.mixtures import MixtureBatch, MixtureTraining
 from unispeech.data.sampling import Position
 from unispeech.errors import ConfigError
 from unispeech.losses.separation import SeparationLoss, Target, separation_loss
-from unispeech.models.speaker import Rates
+from unispeech.models.downstream import Rates
 from unispeech.models.separation import Separation, SeparationModel
 from unispeech.train.parallel import Process, all_sum
 from unispeech.train.separation_config import SeparationTrainingConfig
