@@ -134,7 +134,7 @@ def skewed(offsets: Tensor) -> Tensor:
     # A row of 2T - 2 of the flattened columns begins one column further left each time.
     width = 2 * frames - 2
     flat = offsets.flatten(-2)[..., frames - 1 : frames - 1 + frames * width]
-    return flat.unflatten(-1, (frames, width))[..., :frames]
+    return flat.reshape(*flat.shape[:-1], frames, width)[..., :frames]
 
 
 class Convolution(nn.Module):

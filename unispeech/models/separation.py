@@ -116,7 +116,7 @@ class SeparationModel(DownstreamModel):
             NumericsError: a mask is not finite.
         """
         with torch.inference_mode():
-            masks = self(waveforms).masks
+            masks: Tensor = self(waveforms).masks
         if not bool(torch.isfinite(masks).all()):
             raise NumericsError(
                 "a mask is not finite", expected="finite samples and weights", found="NaN"

@@ -44,7 +44,8 @@ class Stft(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         """Spectra `(..., T, bins)` complex of waveforms `(..., N)`, N at least one window."""
         frames = waveforms.unfold(-1, self.size, self.hop)
-        return torch.fft.rfft(frames * self.window.to(waveforms.dtype), n=self.fft)
+        spectra: Tensor = torch.fft.rfft(frames * self.window.to(waveforms.dtype), n=self.fft)
+        return spectra
 
     def inverse(self, spectra: Tensor) -> Tensor:
         """The waveforms `(..., (T - 1) * hop + window)` whose spectra come closest.

@@ -177,5 +177,5 @@ class OracleMasks:
     def __call__(self, spans: Sequence[tuple[int, int]], waves: Tensor) -> Tensor:
         """Masks `(B, S + 1, T, bins)`, see `Estimate`."""
         parts = torch.stack([_padded(self.read, *span, self.samples) for span in spans])
-        magnitudes = self.stft(parts).abs()
+        magnitudes: Tensor = self.stft(parts).abs()
         return magnitudes / magnitudes.sum(1, keepdim=True).clamp(min=1e-12)

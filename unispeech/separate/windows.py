@@ -115,7 +115,7 @@ class Synthesis:
         done = spectra.shape[1] * stft.hop
         self._tail = added[:, done:]
         period = stft.period(added.dtype).to(added.device)
-        ready = (added[:, :done].unflatten(1, (-1, stft.hop)) / period).flatten(1)
+        ready = (added[:, :done].reshape(len(added), -1, stft.hop) / period).flatten(1)
         begin, self._position = self._position, self._position + done
         inside = slice(max(0, -begin), max(0, self.grid.samples - begin))
         return ready[:, inside]

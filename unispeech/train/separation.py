@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from unispeech.train.parallel import Process, all_sum
 from unispeech.train.separation_config import SeparationTrainingConfig
 from unispeech.train.task import LossOutput
 
-Ratio = Callable[[npt.ArrayLike, npt.ArrayLike], npt.NDArray[npt.Any]]
+Ratio = Callable[[npt.ArrayLike, npt.ArrayLike], npt.NDArray[np.float64]]
 """Decibels of estimates over their errors."""
 
 LEVEL = 0.1
