@@ -152,9 +152,11 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         BASE | {"models", "losses", "data"},
         {"safetensors", "onnxscript", "onnxruntime", "tqdm", "urllib3"},
     ),
+    "separate": (BASE | {"models", "losses", "data"}, {"scipy"}),
     "report": (BASE | {"models", "losses", "data"}, {"matplotlib", "jinja2", "scipy", "sklearn"}),
     "commands": (
-        BASE | {"models", "losses", "data", "decode", "score", "train", "hub", "report"},
+        BASE | {"models", "losses", "data", "decode", "score", "train", "hub", "report"}
+        | {"separate"},
         {"tqdm"},
     ),
 }

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 
+from unispeech.config import Config
+from unispeech.data.mixtures import SPEAKERS
 from unispeech.errors import ConfigError
 from unispeech.models.config import EncoderConfig
 from unispeech.models.encoder import Encoder
 from unispeech.models.pretraining import PretrainingModel
+from unispeech.models.separation import SeparationModel
+from unispeech.models.separation_config import SeparationConfig
 from unispeech.models.speaker import SpeakerModel
 from unispeech.models.speaker_config import SpeakerConfig
 from unispeech.models.speech import SpeechModel
+from unispeech.train.separation_config import SeparationModelConfig
 from unispeech.train.verification_config import SpeakerModelConfig
 
 TRAINING_ONLY = (
@@ -104,20 +110,56 @@ def first_speaker(
         model = SpeakerModel(SpeakerConfig(**asked), encoder.config if encoder else None)
         model.encoder = encoder
     else:
-        standard, model = SpeakerConfig(), init
-        differing = [
-            f"model.{name}={value} ({getattr(init.config, name)} in the model)"
-            for name, value in asked.items()
-            if value not in (getattr(standard, name), getattr(init.config, name))
-        ]
-        if differing:
-            raise ConfigError(
-                "the configuration asks for another network than the model it continues from",
-                where="init",
-                found="; ".join(differing)[:300],
-                remedy="leave these settings out: a continued training keeps the network's shape",
-            )
+        model = init
+        _check_same_network(asked, SpeakerConfig(), init.config)
     if model.encoder is not None:
         update = {"feature_grad_mult": config.feature_grad_mult}
         model.encoder.config = model.encoder.config.model_copy(update=update)
     return model
+
+
+def first_separation(
+    config: SeparationModelConfig,
+    init: SeparationModel | None,
+    encoder: Encoder | None,
+    seed: int,
+) -> SeparationModel:
+    """The separation model that a training starts from; arguments as in `first_speaker`.
+
+    Raises:
+        ConfigError: the configuration asks for another network than `init` has, or for masks of
+            another number of speakers than mixtures have.
+    """
+    asked = {name: getattr(config, name) for name in SeparationConfig.model_fields}
+    if init is None:
+        torch.manual_seed(seed)
+        model = SeparationModel(SeparationConfig(**asked), encoder.config if encoder else None)
+        model.encoder = encoder
+    else:
+        model = init
+        _check_same_network(asked, SeparationConfig(), init.config)
+    if model.config.speakers != SPEAKERS:
+        raise ConfigError(
+            "key 'model.speakers': mixtures have another number of speakers",
+            expected=SPEAKERS,
+            found=model.config.speakers,
+        )
+    if model.encoder is not None:
+        update = {"feature_grad_mult": config.feature_grad_mult}
+        model.encoder.config = model.encoder.config.model_copy(update=update)
+    return model
+
+
+def _check_same_network(asked: Mapping[str, Any], standard: Config, given: Config) -> None:
+    differing = [
+        f"model.{name}={value} ({getattr(given, name)} in the model)"
+        for name, value in asked.items()
+        if value not in (getattr(standard, name), getattr(given, name))
+    ]
+    if differing:
+        raise ConfigError(
+            "the configuration asks for another network than the model it continues from",
+            where="init",
+            found="; ".join(differing)[:300],
+            remedy="leave these settings out: a continued training keeps the network's shape",
+        )
