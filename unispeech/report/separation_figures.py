@@ -58,7 +58,8 @@ def rates_by_overlap(
             for handles, labels in found
             for handle, label in zip(handles, labels, strict=True)
         }
-        order = sorted(shown, key=lambda label: (label not in map(_plain, names), label))
+        ours = {_plain(name) for name in names}
+        order = sorted(shown, key=lambda label: label not in ours)
         handles = [shown[label] for label in order]
         figure.legend(handles, order, loc="outside lower center", ncols=2)
         return Picture(encode(figure, "svg"))
