@@ -67,6 +67,10 @@ def test_one_command_writes_everything(experiment, tmp_path, capsys) -> None:
     assert found["joint", "ORC-WER", "all"].paper is None
     assert "cpWER" in found["joint", "ORC-WER", "all"].conditions
 
+    # The unprocessed tones are all wrong: 3 and 5 words.
+    change = "joint less unprocessed, in points: 0S -33.33, OV40 -60.00, all -50.00."
+    assert f"LibriCSS test, utterance-wise: {change}" in printed
+
     markdown = (tmp_path / "egs" / "RESULTS.md").read_text()
     assert markdown == results.render(results.read(tmp_path / "egs" / "results.json"))
     ours = [line for line in markdown.splitlines() if line.endswith("| **ours** |")]

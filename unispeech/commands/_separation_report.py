@@ -15,7 +15,8 @@ from unispeech.errors import DataError, UnispeechError
 from unispeech.report import paper, results, separation, separation_paper
 from unispeech.report import separation_figures as figures
 from unispeech.report.html import wav_uri
-from unispeech.report.separation import Example, ScoredSet
+from unispeech.report.separation import ScoredSet
+from unispeech.report.separation_page import Example, page
 from unispeech.storage import write_text
 
 SYSTEMS = ("unprocessed", "magnitude", "frozen", "joint")
@@ -42,9 +43,8 @@ def write_experiment(
     found = [separation.read(p.parent) for p in (exp / "wer_streams").glob("**/metrics.json")]
     scored = sorted(found, key=order)
     if not scored:
-        raise DataError(
-            "no separated set was scored", where=exp / "wer_streams", remedy="run the score stage"
-        )
+        where = exp / "wer_streams"
+        raise DataError("no separated set was scored", where=where, remedy="run the score stage")
     separation.refuse_repeated(scored)
     systems = [str(one.metrics["system"]) for one in scored]
     is_corpus = data_name == separation_paper.CORPUS
@@ -62,7 +62,7 @@ def write_experiment(
     examples, missing = _examples(scored)
     folder = exp / "report"
     results.write(folder / "results.json", rows)
-    write_text(folder / "index.html", separation.page(rows, pictures, examples))
+    write_text(folder / "index.html", page(rows, pictures, examples))
     print(separation.console(rows))
     if any(row.paper is not None for row in rows):
         print(separation.paper_table(rows))

@@ -1,4 +1,4 @@
-"""Results of separation: records, Markdown beside the published numbers, one page."""
+"""Results of separation: records, and Markdown beside the published numbers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-
 from unispeech.errors import DataError
-from unispeech.report.figures import Picture
 from unispeech.report.record import PAPER_ROW, Result, training_facts
 from unispeech.report.separation_figures import Point
 from unispeech.report.separation_paper import CONDITIONS, LIBRICSS, SeparationRow
@@ -19,6 +16,8 @@ from unispeech.report.tables import NOT_RUN, table
 OVERLAP = "overlap"
 """The condition that marks records of this kind of recipe: 0S ... OV40, or `all`."""
 ALL = "all"
+
+UNPROCESSED = "unprocessed"
 
 METRICS = {"utterance": "WER", "continuous": "ORC-WER"}
 EVALUATIONS = {"utterance": "utterance-wise", "continuous": "continuous"}
@@ -231,6 +230,8 @@ def columns(results: Sequence[Result]) -> list[str]:
 def render(results: Sequence[Result]) -> str:
     """RESULTS.md of a recipe of separation."""
     parts = [_HEADER.format(recipe=results[0].recipe), "## Measured here", measured(results)]
+    if changes := comparisons(results):
+        parts.append("\n".join(f"- {line}" for line in changes))
     parts += ["## The papers' table", paper_table(results)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -252,6 +253,30 @@ def measured(results: Sequence[Result]) -> str:
         cells += [_code(whole.commit[:10]), _code(whole.checkpoint_sha256[:12])]
         rows.append((line.data, line.evaluation, line.system, line.decoding, *cells))
     return table(head, rows)
+
+
+def comparisons(results: Sequence[Result]) -> list[str]:
+    """What separation changed, in points, for each system beside the unprocessed recordings."""
+    found = lines(results)
+    plain = {
+        (one.data, one.evaluation, one.decoding, one.any.command): one
+        for one in found
+        if one.system == UNPROCESSED
+    }
+    shown = []
+    for one in found:
+        base = plain.get((one.data, one.evaluation, one.decoding, one.any.command))
+        if base is None or one is base:
+            continue
+        both = [k for k in columns(results) if k in one.by_condition and k in base.by_condition]
+        changes = [
+            f"{k} {one.by_condition[k].value - base.by_condition[k].value:+.2f}" for k in both
+        ]
+        shown.append(
+            f"{one.data}, {one.evaluation}: {one.system} less unprocessed, in points: "
+            f"{', '.join(changes)}."
+        )
+    return shown
 
 
 def paper_table(results: Sequence[Result]) -> str:
@@ -289,7 +314,7 @@ def console(results: Sequence[Result]) -> str:
         rows.append((line.data, line.evaluation, line.system, line.decoding, *cells, gain))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     shown = ("  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in shown)
+    return "\n".join([*(line.rstrip() for line in shown), *comparisons(results)])
 
 
 def points(
@@ -309,58 +334,6 @@ def points(
         if rates:
             published.setdefault(title, {})[system] = rates
     return panels, published
-
-
-class Example(NamedTuple):
-    """A separated recording to look at and to listen to.
-
-    Attributes:
-        title: what it is.
-        picture: spectrograms and masks.
-        players: what is heard, and the audio as a data URI.
-        texts: whose words, and the words.
-    """
-
-    title: str
-    picture: Picture
-    players: list[tuple[str, str]]
-    texts: list[tuple[str, str]]
-
-
-def page(
-    results: Sequence[Result], pictures: Mapping[str, Picture], examples: Sequence[Example]
-) -> str:
-    """One self-contained HTML page.
-
-    Args:
-        results: our rows.
-        pictures: title -> figure, in the order in which they are shown.
-        examples: recordings with audio.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    labels = {
-        (r.conditions.get(PAPER_ROW), r.conditions.get(OVERLAP)): r
-        for r in results
-        if PAPER_ROW in r.conditions
-    }
-    return environment.get_template("separation.html.j2").render(
-        recipe=results[0].recipe,
-        command=results[0].command,
-        lines=lines(results),
-        names=columns(results),
-        pictures=pictures,
-        examples=examples,
-        published=[
-            (row, [labels.get((row.label, name)) for name in CONDITIONS]) for row in LIBRICSS
-        ],
-        conditions=CONDITIONS,
-    )
 
 
 def _interval(result: Result | None) -> str:
