@@ -67,9 +67,11 @@ def test_one_command_writes_everything(experiment, tmp_path, capsys) -> None:
     assert found["joint", "ORC-WER", "all"].paper is None
     assert "cpWER" in found["joint", "ORC-WER", "all"].conditions
 
-    # The unprocessed tones are all wrong: 3 and 5 words.
-    change = "joint less unprocessed, in points: 0S -33.33, OV40 -60.00, all -50.00."
-    assert f"LibriCSS test, utterance-wise: {change}" in printed
+    # Of 3 and of 5 words all are wrong unprocessed; of the others, 2 and 2.
+    change = joint.conditions["less unprocessed"]
+    assert change.startswith("-60.00 [")
+    assert "joint less unprocessed, in points with 95 % intervals: 0S -33.33 [" in printed
+    assert f"OV40 {change}, all -50.00 [" in printed
 
     markdown = (tmp_path / "egs" / "RESULTS.md").read_text()
     assert markdown == results.render(results.read(tmp_path / "egs" / "results.json"))
@@ -98,6 +100,17 @@ def test_the_page_is_heard_and_seen(experiment) -> None:
     rows = results.read(experiment / "report" / "results.json")
     # The published numbers are about LibriCSS.
     assert all(row.paper is None for row in rows)
+
+
+def test_another_set_is_no_comparison(experiment, capsys) -> None:
+    path = experiment / "wer_streams" / "joint" / "test" / "utterance" / "utterances.tsv"
+    whole = path.read_text()
+    path.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    try:
+        assert report(experiment, "tones") == 65
+        assert "other utterances" in capsys.readouterr().err
+    finally:
+        path.write_text(whole)
 
 
 def test_missing_audio_is_said(experiment, capsys) -> None:

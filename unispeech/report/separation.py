@@ -18,6 +18,8 @@ OVERLAP = "overlap"
 ALL = "all"
 
 UNPROCESSED = "unprocessed"
+DIFFERENCE = "less unprocessed"
+"""The condition with the difference to the same set unprocessed, and its interval."""
 
 METRICS = {"utterance": "WER", "continuous": "ORC-WER"}
 EVALUATIONS = {"utterance": "utterance-wise", "continuous": "continuous"}
@@ -130,6 +132,7 @@ def records(
     data_name: str,
     command: str,
     models: Mapping[str, Path] | None = None,
+    differences: Mapping[Path, Mapping[str, tuple[float, ...]]] | None = None,
     published: Mapping[tuple[str, str], SeparationRow] | None = None,
 ) -> list[Result]:
     """One record for each overlap condition of each scored set, and one for all of them.
@@ -140,6 +143,8 @@ def records(
         data_name: the corpus; the set's name is appended.
         command: what gives these numbers again.
         models: folders of the systems' trainings.
+        differences: of a set's folder, by overlap condition: difference to the unprocessed set in
+            points, and its interval.
         published: the row of the papers that a system is compared with, by system and evaluation.
     """
     results = []
@@ -160,6 +165,8 @@ def records(
                 "utterances": int(part["utterances"]),
             }
             conditions |= {key: round(v, 3) for key, v in numbers.items() if v is not None}
+            if change := (differences or {}).get(one.folder, {}).get(name):
+                conditions[DIFFERENCE] = "{:+.2f} [{:+.1f}, {:+.1f}]".format(*change[:3])
             if row and value is not None:
                 conditions[PAPER_ROW] = row.label
             results.append(
@@ -257,25 +264,19 @@ def measured(results: Sequence[Result]) -> str:
 
 def comparisons(results: Sequence[Result]) -> list[str]:
     """What separation changed, in points, for each system beside the unprocessed recordings."""
-    found = lines(results)
-    plain = {
-        (one.data, one.evaluation, one.decoding, one.any.command): one
-        for one in found
-        if one.system == UNPROCESSED
-    }
     shown = []
-    for one in found:
-        base = plain.get((one.data, one.evaluation, one.decoding, one.any.command))
-        if base is None or one is base:
-            continue
-        both = [k for k in columns(results) if k in one.by_condition and k in base.by_condition]
+    for one in lines(results):
+        own = one.by_condition
         changes = [
-            f"{k} {one.by_condition[k].value - base.by_condition[k].value:+.2f}" for k in both
+            f"{name} {own[name].conditions[DIFFERENCE]}"
+            for name in columns(results)
+            if name in own and DIFFERENCE in own[name].conditions
         ]
-        shown.append(
-            f"{one.data}, {one.evaluation}: {one.system} less unprocessed, in points: "
-            f"{', '.join(changes)}."
-        )
+        if changes:
+            shown.append(
+                f"{one.data}, {one.evaluation}: {one.system} less {UNPROCESSED}, in points with "
+                f"95 % intervals: {', '.join(changes)}."
+            )
     return shown
 
 
