@@ -16,8 +16,6 @@ from unispeech.storage import sha256, write_json
 
 SHORTEST = 1600
 """Samples below which there is nothing to separate: a tenth of a second."""
-CLIPPED, BADLY_CLIPPED = 0.001, 0.05
-"""Shares of clipped samples from which there is a warning, and an error."""
 SETTINGS = (
     "oracle", "method", "whole", "history", "current", "future", "distance", "beam",
     "beam_context", "beam_weights", "activity", "resample",
@@ -97,11 +95,13 @@ def separate_recording(cut: Any, model: Any, args: argparse.Namespace) -> None:
         except UnispeechError as error:
             error.where = error.where or reader.where
             raise
-        _check_audio(reader, args)
+        warning = reader.verdict(args.allow_clipped)
     share, power = (np.concatenate(parts, 1) for parts in (shares, powers))
     pieces = active_pieces(share, power, stft.hop / 16000, args.activity)
     seconds = [[_seconds(piece, stft, reader.samples) for piece in one] for one in pieces]
     write_activity(folder, cut, reader.samples, seconds)
+    if warning:
+        _warn(warning)
     if writer.cut_off:
         _warn(f"{reader.where}: {writer.cut_off} samples of the streams beyond full scale cut off")
 
@@ -138,23 +138,6 @@ def _seconds(piece: tuple[int, int], stft: Any, samples: int) -> tuple[float, fl
     middle = (stft.size - stft.hop) // 2 - stft.margin
     first, last = (frame * stft.hop + middle for frame in piece)
     return round(max(0, first) / 16000, 4), round(min(samples, last) / 16000, 4)
-
-
-def _check_audio(reader: Any, args: argparse.Namespace) -> None:
-    if reader.is_silent:
-        raise DataError(
-            "silence: every sample is the same", where=reader.where, remedy="remove the recording"
-        )
-    share = reader.clipped
-    if share >= BADLY_CLIPPED and not args.allow_clipped:
-        raise DataError(
-            f"clipped audio: {100 * share:.1f} % of the samples are at the extremes",
-            where=reader.where,
-            expected=f"less than {100 * BADLY_CLIPPED:g} %",
-            remedy="record at a lower level, or add --allow-clipped",
-        )
-    if share >= CLIPPED:
-        _warn(f"{reader.where}: clipped audio, {100 * share:.1f} % of the samples")
 
 
 def _warn(text: str) -> None:

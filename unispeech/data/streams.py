@@ -26,6 +26,8 @@ ABOUT = "activity.json"
 """Beside the streams of a recording; written last."""
 FULL = 1.0 - 2.0**-23
 """Greatest sample of 24-bit audio."""
+CLIPPED, BADLY_CLIPPED = 0.001, 0.05
+"""Shares of clipped samples from which there is a warning, and an error."""
 AUDIBLE = 0.01
 """Peaks below this are too few steps of 16-bit audio to tell clipping from quiet."""
 
@@ -74,24 +76,34 @@ class ChannelReader(SampleReader):
             self._note(new)
         return audio
 
-    @property
-    def clipped(self) -> float:
-        """Share of what was read of the reference channel that lies at its extremes.
+    def verdict(self, allow_clipped: bool) -> str:
+        """A warning about what was read of the reference channel, "" for none.
 
-        Speech that is not clipped reaches them a few times.
+        Clipped is what lies at its extremes, which speech otherwise reaches a few times.
+
+        Args:
+            allow_clipped: badly clipped audio is a warning.
+
+        Raises:
+            DataError: silence, or badly clipped audio.
         """
         low, high = self._extremes
-        counts = [
-            int(count)
-            for value, count in ((-low, self._at_extremes[0]), (high, self._at_extremes[1]))
-            if value >= AUDIBLE and count > 1
-        ]
-        return sum(counts) / max(self._known, 1)
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether all samples so far were the same."""
-        return bool(self._extremes[0] >= self._extremes[1])
+        if low >= high:
+            raise DataError(
+                "silence: every sample is the same", where=self.where, remedy="remove the recording"
+            )
+        peaks = zip((-low, high), self._at_extremes.tolist(), strict=True)
+        share = sum(n for peak, n in peaks if peak >= AUDIBLE and n > 1) / max(self._known, 1)
+        if share >= BADLY_CLIPPED and not allow_clipped:
+            raise DataError(
+                f"clipped audio: {100 * share:.1f} % of the samples are at the extremes",
+                where=self.where,
+                expected=f"less than {100 * BADLY_CLIPPED:g} %",
+                remedy="record at a lower level, or add --allow-clipped",
+            )
+        if share < CLIPPED:
+            return ""
+        return f"{self.where}: clipped audio, {100 * share:.1f} % of the samples"
 
     def _note(self, audio: FloatArray) -> None:
         for side, (value, is_further) in enumerate(
