@@ -188,15 +188,9 @@ def make_conversation(
     cut_out = []
     for index, (start, length, person) in enumerate(zip(starts, lengths, people, strict=True)):
         span = slice(start, start + length)
-        # Who is spoken about comes first, then those who speak meanwhile.
-        meanwhile = [
-            other
-            for begin, samples, other in zip(starts, lengths, people, strict=True)
-            if begin < span.stop and span.start < begin + samples and other != person
-        ]
-        heard = {p: sound.references[p][span] for p in dict.fromkeys([person, *meanwhile])}
         own = f"{name}-{index}"
         one = [_told(own, own, turns[index], 0.0, length / SAMPLING_RATE)]
+        heard = {person: sound.references[person][span]}
         cut_out.append(_write(writer, own, sound.mixture[:, span], heard, one, **about))
     return {"continuous": [whole], "utterance": cut_out}
 

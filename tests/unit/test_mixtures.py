@@ -195,7 +195,9 @@ def store(folder: Path, seconds: float = 2.0) -> Path:
 
 def test_stored_mixtures(corpus: Path, tmp_path: Path) -> None:
     manifest = store(tmp_path)
-    config = configure(corpus, train=str(manifest), valid=str(manifest), seconds=0.75)
+    config = configure(
+        corpus, train=str(manifest), valid=str(manifest), seconds=0.75, gap=(0.1, 0.2)
+    )
     training = MixtureTraining(config, 2)
     batch = next(batches(training.dataset, training.stream(), 0))
     assert batch.wavs.shape == (3, 12000)
