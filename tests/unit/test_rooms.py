@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
 
@@ -17,12 +16,12 @@ from unispeech.data.config import RoomConfig
 from unispeech.data.rooms import (
     MARGIN,
     SPEED_OF_SOUND,
+    Room,
     circular_array,
     diffuse_noise,
     draw_room,
     early_part,
     image_responses,
-    reflection_of,
 )
 
 RATE = 16000
@@ -89,15 +88,11 @@ def test_reciprocity(one: tuple[float, ...], other: tuple[float, ...]) -> None:
 @pytest.mark.parametrize("t60", [0.15, 0.3, 0.5])
 def test_reverberation_time(t60: float) -> None:
     """Schroeder's backward integral of what follows the direct sound, from -5 to -25 dB."""
-    size = np.array([5.2, 4.1, 2.8])
-    samples = round(1.2 * t60 * RATE)
     measured = []
     for number in range(3):
-        rng = np.random.default_rng(number)
-        source, microphone = rng.uniform(0.2, 0.8, (2, 3)) * size
-        response = image_responses(
-            size, reflection_of(size, t60), source, microphone[None], samples
-        )[0]
+        size = np.array([5.2, 4.1, 2.8])
+        places = np.random.default_rng(number).uniform(0.2, 0.8, (2, 3)) * size
+        (response,) = Room(size, t60, places[:1], places[1:]).responses()[0]
         after = response[int(np.abs(response).argmax()) + 32 :].astype(np.float64)
         decay = 10 * np.log10(np.cumsum(after[::-1] ** 2)[::-1] / np.sum(after**2))
         first, last = (int(np.argmax(decay < level)) for level in (-5.0, -25.0))
@@ -108,7 +103,7 @@ def test_reverberation_time(t60: float) -> None:
 def test_a_peer_has_the_same_responses() -> None:
     """Pyroomacoustics, where it is installed."""
     peer = pytest.importorskip("pyroomacoustics")
-    importlib.import_module("pyroomacoustics.room")
+    peer.constants.set("rir_hpf_enable", False)
     energy = 1.0 - 0.7**2
     room = peer.ShoeBox(SIZE, fs=RATE, materials=peer.Material(energy), max_order=12)
     room.set_sound_speed(SPEED_OF_SOUND)
@@ -135,15 +130,15 @@ def test_circular_array() -> None:
 
 def test_diffuse_noise_has_the_coherence_of_an_isotropic_field() -> None:
     places = circular_array(np.zeros(3), 0.0425, 7)
-    noise = diffuse_noise(places, 40 * RATE, np.random.default_rng(0))
-    assert noise.shape == (7, 40 * RATE)
-    assert np.allclose(noise.std(axis=1), 1.0, atol=0.02)
+    noise = diffuse_noise(places, 10 * RATE, np.random.default_rng(0))
+    assert noise.shape == (7, 10 * RATE)
+    assert np.allclose(noise.std(axis=1), 1.0, atol=0.03)
     for one, other in ((0, 1), (1, 4)):
         distance = float(np.linalg.norm(places[one] - places[other]))
         frequencies, squared = coherence(noise[one], noise[other], RATE, nperseg=512)
         expected = np.sinc(2 * frequencies * distance / SPEED_OF_SOUND) ** 2
         # Bands next to a zero are blurred by the window.
-        assert np.abs(squared - expected)[2:-2].mean() < 0.02
+        assert np.abs(squared - expected)[2:-2].mean() < 0.04
 
 
 @settings(max_examples=40, deadline=None)
