@@ -42,6 +42,8 @@ plan_separation() {
       *) begin[$_system]="init=$exp/frozen" ;;
     esac
   done
+  if [[ ($musan && -z $rirs) || (-z $musan && $rirs) ]]; then usage_error "--musan and --rirs go together"; fi
+  if [[ $method == mvdr && $channels == 1 ]]; then usage_error "--method mvdr needs --channels 7"; fi
   if [[ -z $recogniser ]]; then
     case $conf in
       */mini) recogniser=$root/egs/librispeech/exp/mini/finetune ;;
@@ -49,8 +51,6 @@ plan_separation() {
         [[ -f $conf/finetune.yaml ]] || ((stop_stage < 5)) || usage_error "--recogniser is missing: a training of finetune, or a CTC model of Hugging Face" ;;
     esac
   fi
-  if [[ ($musan && -z $rirs) || (-z $musan && $rirs) ]]; then usage_error "--musan and --rirs go together"; fi
-  if [[ $method == mvdr && $channels == 1 ]]; then usage_error "--method mvdr needs --channels 7"; fi
   if [[ -z $rooms ]]; then
     case $conf in */tiny) rooms=60 ;; */mini) rooms=400 ;; *) rooms=20000 ;; esac
   fi

@@ -186,6 +186,21 @@ def test_damaged_sessions(
     assert not (tmp_path / "o").exists()
 
 
+def test_released_sessions_have_their_speakers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a session that was released, lhotse knows who speaks."""
+    write_release(tmp_path / "c", sessions=1)
+    session = session_of(tmp_path / "c", "0S", 0)
+    name = "overlap_ratio_0.0_sil0.1_0.5_session4_actual0.0"
+    bounds = tmp_path / "c/for_release/all_res.json"
+    bounds.write_text(bounds.read_text().replace(session.name, name))
+    info = session.rename(session.parent / name) / INFO
+    info.write_text(info.read_text().replace("\t61\t", "\t1188\t").replace("\t121\t", "\t4970\t"))
+    assert prepare(tmp_path / "c", tmp_path / "o") == 65
+    assert "miss speaker 1221, 1995, 2961, 4507, 5683, 672;" in capsys.readouterr().err
+
+
 def test_one_channel_is_enough_where_one_is_asked_for(tmp_path: Path) -> None:
     write_release(tmp_path / "c", channels=1, sessions=1)
     for session in (tmp_path / "c/for_release").glob("*/*"):
@@ -233,11 +248,12 @@ def test_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], rel
 def test_synthesised_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its layout is read, overlaps are as its names say, and jobs do not matter."""
     pytest.importorskip("espeakng_loader")
-    parts = {"train-clean-100": (1, 0.2), "dev-clean": (1, 0.2), "test-clean": (4, 1.0)}
+    # Test sentences are of training words, so there must be some.
+    parts = {"train-clean-100": (2, 1.0), "dev-clean": (1, 0.02), "test-clean": (4, 0.25)}
     monkeypatch.setattr(synthesise_libricss.synthesise_librispeech, "PARTS", parts)
     monkeypatch.setattr(synthesise_libricss.synthesise_librispeech, "LM_SENTENCES", 10)
     for jobs in ("1", "2"):
-        options = ["--output", str(tmp_path / jobs), "--minutes", "1.2", "--sessions", "1"]
+        options = ["--output", str(tmp_path / jobs), "--minutes", "5", "--sessions", "1"]
         more = ["--jobs", jobs]
         assert guard(lambda o=(*options, *more): synthesise_libricss.main(o)) == 0
     one, two = (tmp_path / jobs / "for_release" for jobs in "12")
