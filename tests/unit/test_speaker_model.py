@@ -10,6 +10,7 @@ from transformers.audio_utils import mel_filter_bank
 from unispeech.errors import ConfigError, DataError, NumericsError
 from unispeech.losses.margin import Margin
 from unispeech.models.config import ConvLayer, EncoderConfig
+from unispeech.models.downstream import Rates
 from unispeech.models.families import LARGE
 from unispeech.models.fbank import Fbank
 from unispeech.models.pooling import (
@@ -17,7 +18,7 @@ from unispeech.models.pooling import (
     FactorisedPooling,
     StatisticsPooling,
 )
-from unispeech.models.speaker import Rates, SpeakerClassifier, SpeakerModel
+from unispeech.models.speaker import SpeakerClassifier, SpeakerModel
 from unispeech.models.speaker_config import SpeakerConfig, TdnnLayer
 from unispeech.train.config import OptimConfig
 from unispeech.train.initial import first_speaker

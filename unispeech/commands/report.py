@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from unispeech.commands import _trials_report
+from unispeech.commands._report_kinds import write_other
 from unispeech.data.manifests import load_cuts, read_audio, speaker, target
 from unispeech.decode.emissions import EmissionReader
 from unispeech.errors import DataError, UnispeechError, UsageError
@@ -46,14 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Collect, write and print; an experiment with `scores/` is one of speaker verification.
+    """Collect, write and print.
 
     Raises:
         UsageError: --paper-model names no published model, or stands without --paper-hours.
         DataError: nothing was scored.
     """
-    if (args.exp / "scores").is_dir():
-        _trials_report.write_experiment(args.exp, args.recipe, args.command, args.publish)
+    if write_other(args):
         return
     model = args.paper_model or (paper.named(args.model) if args.model else None)
     if bool(args.paper_model or args.model) != bool(args.paper_hours):

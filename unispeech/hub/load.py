@@ -23,8 +23,12 @@ from unispeech.storage import final_checkpoint
 SV_PREFIX = "feature_extract.model."
 """The encoder inside the authors' speaker verification and diarization files."""
 
-OWN_SV_PREFIX = "speaker.encoder."
-"""The encoder inside our speaker models."""
+INSIDE = {
+    "speaker": "speaker.encoder.",
+    "diarization": "eend.encoder.",
+    "separation": "encoder.",
+}
+"""What the names of the encoder begin with inside our downstream models, by their kind."""
 
 FORMAT = "unispeech-model"
 """Marks our own files of a whole model."""
@@ -91,8 +95,8 @@ def _from_file(path: Path) -> SpeechModel:
 def _from_ours(state: Mapping[str, Any], path: Path) -> SpeechModel:
     encoder = validated(EncoderConfig, state["encoder"], path)
     weights = tensors_of(state.get("model"), path)
-    if state.get("kind") == "speaker":
-        return _inside_speaker_model(encoder, weights, path)
+    if state.get("kind") in INSIDE:
+        return _inside_downstream(encoder, weights, INSIDE[state["kind"]], path)
     if state.get("format") == FORMAT:
         heads = validated(HeadsConfig, state.get("heads"), path)
         tokens = tuple(map(str, state.get("tokens", ())))
@@ -108,13 +112,14 @@ def _from_ours(state: Mapping[str, Any], path: Path) -> SpeechModel:
     return model
 
 
-def _inside_speaker_model(
-    encoder: EncoderConfig, weights: dict[str, Tensor], path: Path
+def _inside_downstream(
+    encoder: EncoderConfig, weights: dict[str, Tensor], prefix: str, path: Path
 ) -> SpeechModel:
-    """The encoder of a speaker model of ours, as it was trained there."""
+    """The encoder of a downstream model of ours, as it was trained there."""
     model = SpeechModel("wavlm" if encoder.relative_position else "hubert", encoder, HeadsConfig())
-    inner = {name: weights[name] for name in weights if name.startswith(OWN_SV_PREFIX)}
-    assign(model, {name: f"speaker.{name}" for name in model.state_dict()}, inner, path)
+    inner = {name: weight for name, weight in weights.items() if name.startswith(prefix)}
+    names = {name: prefix + name.removeprefix("encoder.") for name in model.state_dict()}
+    assign(model, names, inner, path)
     model.left_out = tuple(sorted(set(weights) - set(inner)))
     return model
 

@@ -17,6 +17,7 @@ from unispeech.hub.registry import find
 from unispeech.hub.unpickle import read_pickle
 from unispeech.hub.xvector import is_xvector, read_xvector
 from unispeech.models.config import EncoderConfig
+from unispeech.models.encoder import Encoder
 from unispeech.models.pretrained import validated
 from unispeech.models.speaker import SpeakerModel
 from unispeech.models.speaker_config import SpeakerConfig
@@ -131,16 +132,31 @@ def _from_released(state: Mapping[str, Any], path: Path) -> SavedSpeaker:
         _assign_head(model, head, path)
         _check_filters(own, (model.fbank.window, model.fbank.filters), path)
         return SavedSpeaker(model, None, (), (1.0,))
-    speech = build(read_fairseq({**state, "model": inner}, path), path)
+    encoder = released_encoder(state, inner, path)
+    with torch.device("meta"):
+        model = SpeakerModel(config, encoder.config)
+    model.encoder = encoder
+    _assign_head(model, head, path)
+    return SavedSpeaker(model, None, (), (1.0,))
+
+
+def released_encoder(state: Mapping[str, Any], weights: dict[str, Tensor], path: Path) -> Encoder:
+    """The encoder inside a downstream file of the authors.
+
+    Args:
+        state: the file's contents, for its settings.
+        weights: of the encoder, under fairseq's names.
+        path: for messages.
+
+    Raises:
+        DataError: the weights do not fit.
+    """
+    speech = build(read_fairseq({**state, "model": weights}, path), path)
     is_told = any(isinstance(state.get(key), dict) for key in ("cfg", "args"))
     if not is_told:
         is_large = speech.config.layers == LARGE_LAYERS
         speech.encoder.config = speech.config.model_copy(update={"normalize": is_large})
-    with torch.device("meta"):
-        model = SpeakerModel(config, speech.config)
-    model.encoder = speech.encoder
-    _assign_head(model, head, path)
-    return SavedSpeaker(model, None, (), (1.0,))
+    return speech.encoder
 
 
 def _assign_head(model: SpeakerModel, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -17,24 +17,25 @@ FFT, WINDOW, SHIFT = 512, 400, 160
 
 
 class Fbank(nn.Module):
-    """Power spectrum, mel filters up to 8 kHz, logarithm; a frame is centred every 10 ms.
+    """Power spectrum, mel filters, logarithm; a frame is centred every 10 ms.
 
     Periodic Hann window, reflection at both ends, filters of HTK's mel scale without area
     normalisation: torchaudio's `MelSpectrogram`, whose buffers the released file holds.
 
     Args:
         mels: filters.
+        max_hz: upper edge of the last one.
     """
 
     window: Tensor
     filters: Tensor
     transform: Tensor
 
-    def __init__(self, mels: int) -> None:
+    def __init__(self, mels: int, max_hz: float = SAMPLING_RATE / 2) -> None:
         super().__init__()
         self.outputs = mels
         self.register_buffer("window", torch.hann_window(WINDOW, periodic=True))
-        self.register_buffer("filters", mel_filters(mels))
+        self.register_buffer("filters", mel_filters(mels, max_hz))
         self.register_buffer("transform", _fourier(), persistent=False)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -79,9 +80,9 @@ class Fbank(nn.Module):
         return torch.log(power @ self.filters + 1e-6).transpose(1, 2)
 
 
-def mel_filters(mels: int) -> Tensor:
-    """Triangles `(257, mels)` float32, equidistant from 0 to 8 kHz on HTK's mel scale."""
-    top = 2595.0 * math.log10(1.0 + SAMPLING_RATE / 2 / 700.0)
+def mel_filters(mels: int, max_hz: float = SAMPLING_RATE / 2) -> Tensor:
+    """Triangles `(257, mels)` float32, equidistant from 0 to `max_hz` on HTK's mel scale."""
+    top = 2595.0 * math.log10(1.0 + max_hz / 700.0)
     points = 700.0 * (10.0 ** (torch.linspace(0.0, top, mels + 2, dtype=torch.float64) / 2595) - 1)
     bins = torch.linspace(0.0, SAMPLING_RATE / 2, FFT // 2 + 1, dtype=torch.float64).unsqueeze(1)
     rising = (bins - points[:-2]) / (points[1:-1] - points[:-2])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 from unispeech.config import Config
 
 PAPER_ROW = "paper row"
@@ -53,3 +57,22 @@ class Result(Config):
         return (
             self.recipe, self.dataset, self.metric, self.decoding, lm, self.command, self.system
         )  # fmt: skip
+
+
+def training_facts(model: object) -> dict[str, Any]:
+    """What the folder of a model says of its training, as far as it does."""
+    found: dict[str, Any] = {}
+    if not isinstance(model, (str, Path)) or not Path(model).is_dir():
+        return found
+    for name in ("done.json", "env.json"):
+        try:
+            values = json.loads((Path(model) / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        known = ("seed", "minutes", "commit")
+        found |= {key: values[key] for key in known if values.get(key) is not None}
+        if values.get("commit") and values.get("dirty"):
+            found["commit"] = f"{values['commit']}-dirty"
+    if "minutes" in found:
+        found["minutes"] = round(float(found["minutes"]), 1)
+    return found

@@ -12,6 +12,8 @@ import pydantic
 
 from unispeech.errors import DataError, UsageError
 from unispeech.report import paper
+from unispeech.report.diarization import METRIC as DIARIZATION
+from unispeech.report.diarization import render as render_diarization
 from unispeech.report.experiment import Experiment, Scored, rank
 from unispeech.report.record import PAPER_ROW, Result
 from unispeech.report.tables import paper_tables, table
@@ -195,6 +197,8 @@ def render(results: Sequence[Result]) -> str:
     """RESULTS.md of one recipe's records."""
     if metrics(results) == [VERIFICATION]:
         return render_verification(results)
+    if metrics(results) == [DIARIZATION]:
+        return render_diarization(results)
     recipe = results[0].recipe if results else "recipe"
     rates = {"WER": "word error rate", "PER": "phone error rate"}
     rate = (" and ".join(rates[name] for name in metrics(results)) or rates["WER"]).capitalize()

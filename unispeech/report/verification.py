@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from unispeech.errors import DataError
 from unispeech.report.figures import Picture
-from unispeech.report.record import PAPER_ROW, Result
+from unispeech.report.record import PAPER_ROW, Result, training_facts
 from unispeech.report.tables import NOT_RUN, table
 from unispeech.report.verification_figures import Points
 from unispeech.report.verification_paper import CLEANED, CONDITIONS, VOXCELEB, VerificationRow
@@ -146,7 +146,7 @@ def records(
         conditions |= {k: metrics[k] for k in ("trials", "targets", "speakers") if k in metrics}
         if row and value is not None:
             conditions[PAPER_ROW] = row.label
-        training = _training(metrics.get("model"))
+        training = training_facts(metrics.get("model"))
         results.append(
             Result(
                 recipe=recipe,
@@ -167,25 +167,6 @@ def records(
             )
         )
     return results
-
-
-def _training(model: object) -> dict[str, Any]:
-    """What the folder of a model says of its training, as far as it does."""
-    found: dict[str, Any] = {}
-    if not isinstance(model, str) or not Path(model).is_dir():
-        return found
-    for name in ("done.json", "env.json"):
-        try:
-            values = json.loads((Path(model) / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        known = ("seed", "minutes", "commit")
-        found |= {key: values[key] for key in known if values.get(key) is not None}
-        if values.get("commit") and values.get("dirty"):
-            found["commit"] = f"{values['commit']}-dirty"
-    if "minutes" in found:
-        found["minutes"] = round(float(found["minutes"]), 1)
-    return found
 
 
 def render(results: Sequence[Result]) -> str:

@@ -165,6 +165,26 @@ def compare(
     )
 
 
+def pooled(
+    counts: Sequence[Counts], resamples: int = 1000, seed: int = 0
+) -> tuple[Counts, float, float]:
+    """Errors of all units together, and the 95 % bootstrap interval of their rate in per cent.
+
+    Args:
+        counts: of each unit that is drawn as a whole, such as a session.
+        resamples: bootstrap draws behind the interval.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not counts:
+        raise DataError("there is nothing to score: no references")
+    errors = np.array([c.errors for c in counts], dtype=np.int64)
+    words = np.array([c.words for c in counts], dtype=np.int64)
+    return _add(counts), *_interval(_bootstrap(errors, words, resamples, seed))
+
+
 def edit_distance(reference: Sequence[Any], hypothesis: Sequence[Any]) -> int:
     """Least number of insertions, deletions and substitutions between two sequences."""
     return int(_kaldialign().edit_distance(list(reference), list(hypothesis))["total"])
@@ -228,14 +248,12 @@ def _score(
         for name, text in references.items()
     }
     counts = {name: _count(pairs) for name, pairs in alignments.items()}
-    errors = np.array([c.errors for c in counts.values()], dtype=np.int64)
-    words = np.array([c.words for c in counts.values()], dtype=np.int64)
-    low, high = _interval(_bootstrap(errors, words, resamples, seed))
+    total, low, high = pooled(list(counts.values()), resamples, seed)
     by_speaker: dict[str, list[Counts]] = {}
     for name in counts if speakers else ():
         by_speaker.setdefault((speakers or {}).get(name, ""), []).append(counts[name])
     return WordErrors(
-        total=_add(list(counts.values())),
+        total=total,
         low=low,
         high=high,
         utterances=counts,

@@ -18,7 +18,8 @@ from unispeech.data.speakers import SpeakerBatch, SpeakerTraining
 from unispeech.data.trials import Trials, draw_trials, numbered, read_trials, resolve
 from unispeech.errors import ConfigError, DataError
 from unispeech.losses.margin import Margin, scheduled_margin
-from unispeech.models.speaker import Rates, SpeakerClassifier, SpeakerModel
+from unispeech.models.downstream import Rates
+from unispeech.models.speaker import SpeakerClassifier, SpeakerModel
 from unispeech.train.parallel import Process, all_sum
 from unispeech.train.task import LossOutput
 from unispeech.train.verification_config import MarginConfig, VerificationConfig
