@@ -10,13 +10,21 @@ SETS is a YAML file; paths in it are relative to CORPORA:
       sources:
         - {table: mine/utterances.tsv, where: {split: [train]}, prefix: mine-}
         - {kaldi: other/train, prefix: other-, text: none}
+    meetings:
+      sources:
+        - {rttm: ami/train.rttm, audio: ami/audio, uem: ami/train.uem, prefix: ami-}
 
 A table is tab separated with a header and the columns utt_id, speaker, text, path (relative to
 the table's folder). A Kaldi folder has wav.scp and, if there are any, text, utt2spk, segments;
 its relative paths start in the folder or in the one above. `prefix` goes before the ids of
 utterances and speakers. Audio is never converted: 16 kHz mono is required.
 
-Writes OUTPUT/<set>.jsonl.gz and OUTPUT/dropped.tsv.
+Conversations have an RTTM file, a folder of `audio` with a wav or FLAC file named after each
+recording, and, if there are any, a file of `recordings`, one a line, which may also name those in
+which nobody speaks, and a UEM file with the regions that are scored. A set is either of utterances
+or of conversations.
+
+Writes OUTPUT/<set>.jsonl.gz, OUTPUT/dropped.tsv, and for conversations OUTPUT/<set>.rttm and .uem.
 """
 
 from __future__ import annotations
@@ -28,11 +36,20 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pydantic
+from conversation_folder import read_conversations
 from lhotse import MonoCut, Recording
-from sets import check_given, fingerprint, finished, make_cut, make_recording, write_sets
+from sets import (
+    check_given,
+    fingerprint,
+    finished,
+    make_cut,
+    make_recording,
+    write_sets,
+)
 
 from unispeech.__main__ import Parser, guard
 from unispeech.config import Config, load
+from unispeech.data.rttm import read_uem, write_uem
 from unispeech.errors import ConfigError, DataError, DataProblems, nearest
 from unispeech.storage import write_text
 
@@ -40,14 +57,19 @@ COLUMNS = ("utt_id", "speaker", "text", "path")
 
 
 class Source(Config):
-    """One table or one Kaldi data folder, and what is taken from it.
+    """One table, one Kaldi data folder or one RTTM file, and what is taken from it.
 
     `where` keeps the rows of a table whose column has one of the values; `text: none` takes the
-    audio only; `prefix` goes before the ids of utterances and speakers.
+    audio only; `prefix` goes before the ids of utterances and speakers. `audio`, `recordings`
+    and `uem` belong to an RTTM file.
     """
 
     table: Path | None = None
     kaldi: Path | None = None
+    rttm: Path | None = None
+    audio: Path | None = None
+    recordings: Path | None = None
+    uem: Path | None = None
     where: dict[str, list[str]] = {}
     text: Literal["read", "none"] = "read"
     prefix: str = pydantic.Field(default="", pattern=r"^\S*$")
@@ -55,11 +77,20 @@ class Source(Config):
 
     @pydantic.model_validator(mode="after")
     def _one_kind(self) -> Source:
-        if (self.table is None) == (self.kaldi is None):
-            raise ValueError("give either 'table' or 'kaldi'")
-        if self.kaldi and self.where:
-            raise ValueError("'where' chooses rows of a table, a Kaldi folder has no columns")
+        if sum(place is not None for place in (self.table, self.kaldi, self.rttm)) != 1:
+            raise ValueError("give either 'table', 'kaldi' or 'rttm'")
+        if self.where and not self.table:
+            raise ValueError("'where' chooses rows of a table, and this source is none")
+        if bool(self.rttm) != bool(self.audio):
+            raise ValueError("'rttm' and 'audio' belong together")
         return self
+
+    @property
+    def place(self) -> Path:
+        """The table, folder or RTTM file."""
+        place = self.table or self.kaldi or self.rttm
+        assert place is not None
+        return place
 
 
 class UtteranceSet(Config):
@@ -68,6 +99,17 @@ class UtteranceSet(Config):
     sources: list[Source] = pydantic.Field(min_length=1)
     min_duration: float = pydantic.Field(default=0.0, ge=0.0)
     max_duration: float = pydantic.Field(default=float("inf"), gt=0.0)
+
+    @pydantic.model_validator(mode="after")
+    def _one_kind(self) -> UtteranceSet:
+        if len({bool(source.rttm) for source in self.sources}) > 1:
+            raise ValueError("a set is of utterances or of conversations ('rttm'), not of both")
+        return self
+
+    @property
+    def has_conversations(self) -> bool:
+        """Whether its sources are RTTM files."""
+        return self.sources[0].rttm is not None
 
 
 class Settings(Config):
@@ -162,6 +204,10 @@ def read_kaldi(folder: Path) -> Iterator[Row]:
 
 def read_source(source: Source, corpora: Path, upper: bool) -> tuple[list[MonoCut], list[str]]:
     """The cuts of a source, and its problems, one line each."""
+    if source.rttm and source.audio:
+        listed = corpora / source.recordings if source.recordings else None
+        places = (corpora / source.rttm, corpora / source.audio, listed)
+        return read_conversations(*places, source.prefix)
     if source.table:
         rows = read_table(corpora / source.table, source.where)
     else:
@@ -179,8 +225,25 @@ def read_source(source: Source, corpora: Path, upper: bool) -> tuple[list[MonoCu
         except DataError as error:
             problems.append(f"{row.where}: {error}")
     if not cuts and not problems:
-        problems.append(f"{source.table or source.kaldi}: no utterance; correct `where`")
+        problems.append(f"{source.place}: no utterance; correct `where`")
     return cuts, problems
+
+
+def write_regions(settings: Settings, corpora: Path, output: Path) -> None:
+    """Write `OUTPUT/<set>.uem` for the sets whose sources name the regions that are scored.
+
+    Raises:
+        DataError: a UEM file is damaged.
+    """
+    for name, group in settings.sets.items():
+        regions = {
+            source.prefix + recording: own
+            for source in group.sources
+            if source.uem
+            for recording, own in read_uem(corpora / source.uem).items()
+        }
+        if regions:
+            write_uem(output / f"{name}.uem", regions)
 
 
 def read_sets(
@@ -237,15 +300,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     corpora = args.corpora.absolute()
     sources = [s for group in settings.sets.values() for s in group.sources]
     for source in sources:
-        if not (path := corpora / (source.table or source.kaldi or "")).exists():
-            raise ConfigError(
-                "no such table or folder", where=args.sets, found=path, remedy="see --corpora"
-            )
+        for place in (source.place, source.audio, source.recordings, source.uem):
+            if place and not (path := corpora / place).exists():
+                raise ConfigError(
+                    "no such table or folder", where=args.sets, found=path, remedy="see --corpora"
+                )
     if args.check:
         print(f"{corpora}: has all {len(sources)} sources of {args.sets}")
         return
     # The audio itself is listed too: its folder is the one of the table.
-    folders = {(corpora / (s.table or s.kaldi or "")).parent for s in sources}
+    folders = {(corpora / s.place).parent for s in sources}
+    folders |= {corpora / s.audio for s in sources if s.audio}
     inputs = fingerprint([settings.model_dump(mode="json"), str(corpora)], folders)
     if finished(args.output, inputs):
         print(f"{args.output}: manifests of the same inputs are there, skipped")
@@ -255,7 +320,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for line in lines:
         print("dropped " + " ".join(line.split("\t")), end="")
     write_text(args.output / "dropped.tsv", "".join(["set\tutt_id\tduration\treason\n", *lines]))
-    write_sets(args.output, sets, inputs)
+    write_regions(settings, corpora, args.output)
+    spoken = [name for name, group in settings.sets.items() if group.has_conversations]
+    write_sets(args.output, sets, inputs, spoken)
 
 
 def _cut(row: Row, source: Source, recording: Recording, upper: bool) -> MonoCut:

@@ -7,18 +7,22 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import soundfile
 from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
-from unispeech.data.manifests import SAMPLING_RATE, conversion, speaker, write_cuts
+from unispeech.data.manifests import SAMPLING_RATE, conversion, write_cuts
+from unispeech.data.rttm import Segment, cut_segments, joined, write_rttm
 from unispeech.errors import DataError, UsageError
 from unispeech.storage import sha256, write_json
 
 RECORD = "prepared.json"
+# Times of RTTM and of audio are rounded; what lies further beyond the end is an error.
+BEYOND = 0.5
 
 
 def check_given(corpora: Path) -> None:
@@ -97,6 +101,53 @@ def make_cut(
     )
 
 
+def make_conversation(
+    recording: Recording, segments: Sequence[Segment], where: object, prefix: str = ""
+) -> MonoCut:
+    """A cut of a whole recording with one supervision for each segment of speech.
+
+    Segments of one speaker that overlap become one, with a warning; one that ends a little after
+    the recording is cut.
+
+    Args:
+        recording: the recording.
+        segments: who speaks when in it; there may be none.
+        where: the source of the segments, for messages.
+        prefix: of the names of speakers.
+
+    Raises:
+        DataError: a segment lies beyond the end of the recording.
+    """
+    own = joined(segments)
+    overlapping = sum(one.duration for one in segments) - sum(one.duration for one in own)
+    if overlapping > 0.001:
+        print(
+            f"warning: {where}: segments of one speaker of {recording.id} overlap"
+            f" for {overlapping:.3f} s; they are joined",
+            file=sys.stderr,
+        )
+    supervisions = []
+    for number, segment in enumerate(own):
+        if segment.start >= recording.duration or segment.end > recording.duration + BEYOND:
+            raise DataError(
+                f"a segment of {recording.id} lies beyond the end of the recording",
+                where=where,
+                expected=f"0 to {recording.duration:g} s",
+                found=f"{segment.start:g} to {segment.end:g} s",
+                remedy="correct its times, or copy the audio again",
+            )
+        length = min(segment.end, recording.duration) - segment.start
+        supervisions.append(
+            SupervisionSegment(
+                f"{recording.id}-{number:04d}", recording.id, segment.start, length, 0,
+                speaker=prefix + segment.speaker,
+            )
+        )  # fmt: skip
+    return MonoCut(
+        recording.id, 0.0, recording.duration, 0, supervisions=supervisions, recording=recording
+    )
+
+
 def fingerprint(settings: Any, folders: Iterable[Path], files: Iterable[Path] = ()) -> str:
     """A hash of settings and of the names, sizes and times of all input files."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -107,9 +158,9 @@ def fingerprint(settings: Any, folders: Iterable[Path], files: Iterable[Path] = 
     return digest.hexdigest()
 
 
-def finished(output: Path, inputs: str) -> bool:
+def finished(output: Path, inputs: str, name: str = RECORD) -> bool:
     """Whether `output` was written from the same inputs and is still as it was written."""
-    record = output / RECORD
+    record = output / name
     if not record.is_file():
         return False
     stored = json.loads(record.read_text(encoding="utf-8"))
@@ -119,37 +170,56 @@ def finished(output: Path, inputs: str) -> bool:
     )
 
 
-def write_sets(output: Path, sets: Mapping[str, Sequence[MonoCut]], inputs: str) -> None:
+def write_sets(
+    output: Path,
+    sets: Mapping[str, Sequence[MonoCut]],
+    inputs: str,
+    conversations: Collection[str] = (),
+    name: str = RECORD,
+) -> None:
     """Write `<set>.jsonl.gz` sorted by id, then the record that makes `finished` true.
 
-    Sets that an earlier call wrote and that are no longer asked for are removed.
+    Sets of `conversations` also get `<set>.rttm`. Sets that an earlier call wrote and that are no
+    longer asked for are removed.
+
+    Args:
+        output: folder of the manifests.
+        sets: the cuts of each set.
+        inputs: their fingerprint.
+        conversations: names of the sets in which several speakers speak.
+        name: of the record, where several scripts write to the folder.
 
     Raises:
         DataError: a set has no utterances.
     """
-    for name, cuts in sets.items():
+    for set_name, cuts in sets.items():
         if not cuts:
             raise DataError(
-                "no utterance is left", where=f"set {name}", remedy="widen its conditions"
+                "no utterance is left", where=f"set {set_name}", remedy="widen its conditions"
             )
     hashes = {}
-    for name, cuts in sets.items():
-        path = output / f"{name}.jsonl.gz"
+    for set_name, cuts in sets.items():
+        path = output / f"{set_name}.jsonl.gz"
         write_cuts(sorted(cuts, key=lambda cut: cut.id), path)
         hashes[path.name] = sha256(path)
+        if set_name in conversations:
+            rttm = output / f"{set_name}.rttm"
+            write_rttm(rttm, {cut.id: cut_segments(cut) for cut in cuts})
+            hashes[rttm.name] = sha256(rttm)
         hours = sum(cut.duration for cut in cuts) / 3600
-        people = len({speaker(cut) for cut in cuts})
-        print(f"{path}: {len(cuts)} utterances, {people} speakers, {hours:.3f} h")
-    write_record(output, hashes, inputs)
+        people = len({s.speaker for cut in cuts for s in cut.supervisions} - {None})
+        kind = "recordings" if set_name in conversations else "utterances"
+        print(f"{path}: {len(cuts)} {kind}, {people} speakers, {hours:.3f} h")
+    write_record(output, hashes, inputs, name)
 
 
-def write_record(output: Path, hashes: Mapping[str, str], inputs: str) -> None:
+def write_record(output: Path, hashes: Mapping[str, str], inputs: str, name: str = RECORD) -> None:
     """Write the record that makes `finished` true; remove files of an earlier one."""
-    if (output / RECORD).is_file():
-        earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    if (output / name).is_file():
+        earlier = json.loads((output / name).read_text(encoding="utf-8"))
         for stale in set(earlier["sha256"]) - set(hashes):
             (output / stale).unlink(missing_ok=True)
-    write_json(output / RECORD, {"inputs": inputs, "sha256": dict(hashes)})
+    write_json(output / name, {"inputs": inputs, "sha256": dict(hashes)})
 
 
 def write_long_set(output: Path, name: str, cuts: Iterable[MonoCut], inputs: str) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import random
 import sys
@@ -26,12 +25,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 from espeak import Espeak, Voice, find_library
-from scipy.signal import butter, fftconvolve, resample_poly, sosfilt
+from scipy.signal import resample_poly
 from sentences import Grammar
-from voices import FEMALE, MALE, PEAK, SAMPLING_RATE, pink, record
+from synthesis import Session, made_before, write_noises
+from voices import FEMALE, MALE, SAMPLING_RATE, record
 from voxceleb import write_aac
 
 from unispeech.__main__ import Parser, guard
@@ -50,11 +49,8 @@ PARTS = (
 HELD_OUT = 32
 """Speakers of all parts but the training part: each has a voice variant of its own."""
 SESSIONS = 3
-ROOMS = {"small": (0.15, 0.4), "medium": (0.4, 0.7), "large": (0.7, 1.2)}
 TRIALS = 600
 """Of one speaker in each list; as many of two."""
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,66 +118,6 @@ def speak(task: tuple[Speaker, Path, int]) -> list[str]:
     return written
 
 
-class Session:
-    """The room, the microphone and the background of one session.
-
-    Args:
-        generator: draws them.
-        rate: sampling rate of the speech.
-    """
-
-    def __init__(self, generator: np.random.Generator, rate: int) -> None:
-        self._room = response(float(generator.uniform(0.1, 0.4)), generator, rate)
-        edges = [generator.uniform(60.0, 300.0), generator.uniform(3400.0, 7600.0)]
-        self._band = butter(2, edges, "bandpass", fs=rate, output="sos")
-        self._generator = generator
-        self._snr = float(generator.uniform(8.0, 25.0))
-
-    def __call__(self, speech: FloatArray) -> FloatArray:
-        """Speech (samples,) as it is recorded there, of the same length."""
-        heard = fftconvolve(speech, self._room)[: len(speech)]
-        noise = pink(self._generator.standard_normal(len(speech)))
-        gain = np.sqrt(np.mean(heard**2) / np.mean(noise**2) / 10.0 ** (self._snr / 10.0))
-        return np.asarray(sosfilt(self._band, heard + gain * noise), dtype=np.float32)
-
-
-def response(seconds: float, generator: np.random.Generator, rate: int) -> FloatArray:
-    """An impulse response whose sound decays by 60 dB in so many seconds."""
-    time = np.arange(round(rate * seconds)) / rate
-    tail = generator.standard_normal(len(time)) * 10.0 ** (-3.0 * time / seconds)
-    tail *= 0.3 / np.linalg.norm(tail)
-    tail[0] = 1.0
-    return tail.astype(np.float32)
-
-
-def write_noises(folder: Path, seed: int) -> None:
-    """Noises, chords and voices in MUSAN's layout, and rooms in that of RIRS_NOISES."""
-    generator = np.random.default_rng(seed)
-    espeak = Espeak()
-    sentences = Grammar(seed + 1).sentences()
-    time = np.arange(8 * SAMPLING_RATE) / SAMPLING_RATE
-    for number in range(6):
-        white = generator.standard_normal(len(time))
-        swell = 1.0 + 0.8 * np.sin(2 * np.pi * generator.uniform(0.1, 3.0) * time)
-        _write(folder / f"musan/noise/synthetic/noise-{number:04d}.wav", pink(white) * swell)
-        notes = generator.choice(220.0 * 2.0 ** (np.arange(24) / 12), (16, 3))
-        chords = notes[np.minimum((2 * time).astype(int), 15)]
-        tones = np.sin(2 * np.pi * np.cumsum(chords, axis=0) / SAMPLING_RATE).sum(axis=1)
-        _write(folder / f"musan/music/synthetic/music-{number:04d}.wav", tones)
-        voice = Voice("en-us", 150 + 5 * number, 30 + 8 * number, 50)
-        speech, _ = espeak.speak(". ".join(itertools.islice(sentences, 3)) + ".", voice, number)
-        changed = resample_poly(speech, SAMPLING_RATE, espeak.sampling_rate)
-        _write(folder / f"musan/speech/synthetic/speech-{number:04d}.wav", changed)
-    (folder / "musan/music/synthetic/ANNOTATIONS").write_text(
-        "".join(f"music-{number:04d} chords N synthesis\n" for number in range(6)), "utf-8"
-    )
-    for size, limits in ROOMS.items():
-        for number in range(1, 5):
-            room = response(generator.uniform(*limits), generator, SAMPLING_RATE)
-            place = folder / f"RIRS_NOISES/simulated_rirs/{size}room/Room001"
-            _write(place / f"Room001-{number:05d}.wav", room)
-
-
 def write_lists(folder: Path, speakers: Sequence[Speaker], files: Sequence[Sequence[str]]) -> None:
     """Trial lists in VoxCeleb's format: test speakers, all of VoxCeleb1, and of one sex only."""
     people = {s.id: s for s in speakers}
@@ -247,17 +183,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.files < 1 or args.jobs < 1:
         raise UsageError("--files and --jobs must be at least 1")
     settings = {"version": VERSION, "files": args.files, "seed": args.seed}
-    made = args.output / "synthesis.json"
-    if made.is_file():
-        if json.loads(made.read_text(encoding="utf-8"))["settings"] == settings:
-            print(f"{args.output}: made before with the same settings, skipped")
-            return
-    elif args.output.exists():
-        raise UsageError(
-            "the folder exists and was not made by this script; nothing was changed",
-            where=args.output,
-            remedy="choose another --output",
-        )
+    if made_before(args.output, settings):
+        return
     find_library()
     begin = time.monotonic()
     with atomic_folder(args.output) as temporary:
@@ -265,11 +192,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(temporary / "synthesis.json", {"settings": settings, "files": counts})
     print(", ".join(f"{part}: {count} files" for part, count in counts.items()))
     print(f"{args.output}: made in {time.monotonic() - begin:.0f} s")
-
-
-def _write(path: Path, audio: npt.NDArray[np.floating]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, PEAK * audio / np.abs(audio).max(), SAMPLING_RATE, subtype="PCM_16")
 
 
 if __name__ == "__main__":

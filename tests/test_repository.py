@@ -146,6 +146,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         BASE | {"models", "losses", "data", "hub"},
         {"k2", "kaldifst", "kaldi_decoder", "kaldilm", "flashlight", "kenlm", "scipy", "tqdm"},
     ),
+    "diarize": (BASE, {"scipy", "sklearn"}),
     "score": (BASE, {"scipy", "kaldialign", "meeteval", "pesq", "pystoi"}),
     "train": (BASE | {"models", "losses", "data"}, {"tensorboard", "tqdm"}),
     "hub": (
@@ -155,8 +156,9 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "separate": (BASE | {"models", "losses", "data"}, {"scipy"}),
     "report": (BASE | {"models", "losses", "data"}, {"matplotlib", "jinja2", "scipy", "sklearn"}),
     "commands": (
-        BASE | {"models", "losses", "data", "decode", "score", "train", "hub", "report"}
-        | {"separate"},
+        BASE
+        | {"models", "losses", "data", "decode", "diarize", "separate", "score"}
+        | {"train", "hub", "report"},
         {"tqdm"},
     ),
 }

@@ -149,7 +149,7 @@ def test_a_window_hears_what_the_whole_mixture_would(corpus: Path, reference: st
     for offset in (-9000, -31000, -33000, 0, 5000, 23999, 24000, 40000, -40000):
         heard, wanted = dataset._heard(cut, offset, response)
         for got, filtering in ((heard, response), (wanted, part)):
-            line = np.zeros(120000)
+            line = np.zeros(140000)
             whole = fftconvolve(dry, filtering)
             line[50000 + offset : 50000 + offset + len(whole)] = whole
             assert np.allclose(got, line[50000:74000], atol=1e-5), offset
@@ -195,7 +195,9 @@ def store(folder: Path, seconds: float = 2.0) -> Path:
 
 def test_stored_mixtures(corpus: Path, tmp_path: Path) -> None:
     manifest = store(tmp_path)
-    config = configure(corpus, train=str(manifest), valid=str(manifest), seconds=0.75)
+    config = configure(
+        corpus, train=str(manifest), valid=str(manifest), seconds=0.75, gap=(0.1, 0.2)
+    )
     training = MixtureTraining(config, 2)
     batch = next(batches(training.dataset, training.stream(), 0))
     assert batch.wavs.shape == (3, 12000)

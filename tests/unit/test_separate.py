@@ -14,6 +14,7 @@ from unispeech.data.rooms import diffuse_noise, draw_room
 from unispeech.models.stft import Stft
 from unispeech.score.separation import si_sdr
 from unispeech.separate.activity import active_pieces
+from unispeech.separate.alone import alone, leave_alone
 from unispeech.separate.beamforming import covariance_weights, mvdr, mvdr_filters
 from unispeech.separate.pipeline import OracleMasks, Settings, separate
 from unispeech.separate.windows import Grid, Plan, windows
@@ -278,6 +279,40 @@ def test_blocks_of_the_beamformer_do_not_depend_on_the_windows() -> None:
     for other in others:
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
     assert one.shape == (2, 40_000)
+
+
+def test_who_speaks_alone_is_not_touched() -> None:
+    """The mixture itself, noise included, where one speaks; the masks where both do."""
+    parts, _ = two_talkers(8, 48_000)
+    parts[1, :24_000] = 0
+    oracle = OracleMasks(STFT, reader(parts), 48_000)
+    mixture = parts.sum(0, keepdim=True)
+    masked = run(mixture, oracle)
+    found = run(mixture, oracle, alone=0.1)
+    before, after = slice(0, 24_000 - 4800), slice(24_000 + 4800, None)
+    torch.testing.assert_close(found[0, before], mixture[0, before], atol=1e-6, rtol=0)
+    assert float(found[1, before].abs().max()) < 1e-6
+    assert float((masked - found)[0, before].abs().max()) > 1e-4
+    torch.testing.assert_close(found[:, after], masked[:, after], atol=1e-6, rtol=0)
+    # Windows see as far as the judgement does.
+    torch.testing.assert_close(run(mixture, oracle, alone=0.1, plan=None), found)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 1000), st.floats(0, 0.5))
+def test_gates_take_from_one_stream_what_they_give_the_other(seed: int, least: float) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    masks = torch.rand(2, 60, 4, generator=rng) * torch.rand(2, 1, 1, generator=rng).square()
+    masks = masks / masks.sum(0).clamp(min=1)
+    magnitude = torch.rand(60, 4, generator=rng)
+    gates = alone(masks, magnitude, least, 5)
+    assert float(gates.min()) >= 0
+    assert float(gates.sum(0).max()) <= 1
+    found = leave_alone(masks, gates)
+    assert float(found.min()) >= 0
+    assert float(found.sum(0).max()) <= 1 + 1e-5
+    if least == 0:
+        assert torch.equal(found, masks)
 
 
 def test_active_pieces() -> None:

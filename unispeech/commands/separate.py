@@ -44,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what windows are stitched by",
     )
     parser.add_argument(
+        "--alone",
+        type=float,
+        default=0.0,
+        help="share of the speech below which other speakers count as absent, so that the stream of"
+        " the one who speaks is the mixture itself (0: never)",
+    )
+    parser.add_argument(
         "--beam", type=float, default=4.0, help="seconds that one beamformer filters (4)"
     )
     parser.add_argument(
@@ -108,6 +115,8 @@ def _checked(args: argparse.Namespace) -> Path:
         raise UsageError("give either --model or --oracle")
     if args.current < 0.01 or min(args.history, args.future, args.beam_context) < 0:
         raise UsageError("--current must be at least 0.01, other lengths not negative")
+    if not 0 <= args.alone <= 0.5:
+        raise UsageError("--alone must be between 0 and 0.5", found=args.alone)
     if args.beam < 0.1 or args.batch < 1:
         raise UsageError("--beam must be at least 0.1 and --batch 1")
     path: Path = given[0]

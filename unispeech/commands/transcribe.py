@@ -8,24 +8,22 @@ between pauses. Recordings that are finished are skipped when the command runs a
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unispeech.commands._recordings import given_recordings
+from unispeech.commands._transcription import LONGEST, greedy_finder, timed_words
 from unispeech.config import load
 from unispeech.decode import engine, graph
 from unispeech.decode.results import fingerprint, read_json
-from unispeech.decode.transcripts import TimedWord, is_transcribed, write_transcript
+from unispeech.decode.transcripts import is_transcribed, write_transcript
 from unispeech.errors import DataError, UsageError
 from unispeech.hub.registry import weights_file
 from unispeech.storage import sha256
 
 if TYPE_CHECKING:
-    from unispeech.data.recordings import SampleReader
     from unispeech.decode.long import WordFinder
     from unispeech.models.pretrained import Recogniser
-
-LONGEST = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,15 +66,10 @@ def run(args: argparse.Namespace) -> None:
     # Imported only now: --help and wrong options take no time.
     import torch
 
-    from unispeech.data.recordings import SampleReader, find_recordings
+    from unispeech.data.recordings import SampleReader
     from unispeech.hub.recogniser import open_recogniser
 
-    cuts = [cut for source in args.wavs for cut in find_recordings(source)]
-    (name, count), *_ = Counter(cut.id for cut in cuts).most_common(1)
-    if count > 1:
-        raise DataError(
-            f"{count} recordings have the same name", where=name, remedy="give them one by one"
-        )
+    cuts = given_recordings(args.wavs)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     recogniser = open_recogniser(args.model, device)
     find = _word_finder(args, recogniser, search)
@@ -88,7 +81,9 @@ def run(args: argparse.Namespace) -> None:
         if is_transcribed(args.output / cut.id, inputs):
             print(f"{cut.id}: already transcribed, skipped")
             continue
-        words = _transcribe(args, recogniser, find, reader)
+        words = timed_words(
+            recogniser, find, reader, args.window, args.context, args.pause
+        )
         seconds = reader.samples / 16000
         about = {"recording": cut.id, "audio": str(reader.path), "seconds": round(seconds, 3)}
         about |= {"settings": settings, "inputs": inputs}
@@ -111,36 +106,12 @@ def _search(args: argparse.Namespace) -> engine.SearchConfig:
 def _word_finder(
     args: argparse.Namespace, recogniser: Recogniser, search: engine.SearchConfig
 ) -> WordFinder:
-    from unispeech.decode.long import check_language, graph_words, greedy_words
+    from unispeech.decode.long import check_language, graph_words
 
     if not args.lang:
-        pause = round(args.pause * 16000 / recogniser.model.encoder.config.hop)
-        return lambda parts: greedy_words(parts, recogniser.tokens, recogniser.units, pause)
+        return greedy_finder(recogniser, args.pause)
     language = graph.read_language(args.lang)
     check_language(recogniser.tokens, language, args.lang)
     backend = engine.choose_backend(args.backend)
     decoder = engine.open_decoder(backend, args.lang, len(recogniser.tokens), search)
     return lambda parts: graph_words(parts, decoder, language)
-
-
-def _transcribe(
-    args: argparse.Namespace, recogniser: Recogniser, find: WordFinder, reader: SampleReader
-) -> list[TimedWord]:
-    import torch
-
-    from unispeech.decode.long import split, stream_emissions
-
-    model = recogniser.model
-    device = next(model.parameters()).device
-
-    def read(start: int, stop: int) -> torch.Tensor:
-        return torch.from_numpy(reader.read(start, stop)).to(device)
-
-    shift = model.encoder.config.hop / 16000
-    lengths = (args.window, args.context)
-    pieces = stream_emissions(model, read, reader.samples, *lengths, reader.where)
-    parts = split(pieces, round(args.pause / shift), round(LONGEST / shift))
-    return [
-        TimedWord(one.text, one.first * shift, (one.last + 1) * shift, one.confidence)
-        for one in find(parts)
-    ]

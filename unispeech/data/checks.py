@@ -24,7 +24,6 @@ from unispeech.data.manifests import (
     conversion,
     read_audio,
     read_manifest,
-    speaker,
     transcript,
 )
 from unispeech.errors import DataError
@@ -132,7 +131,7 @@ def check_ids(sets: Sets) -> list[str]:
 def check_speakers(sets: Sets, names: Iterable[str]) -> list[str]:
     """Speakers that two of the named sets share, one line for each pair of sets."""
     problems = []
-    people = {n: {speaker(cut) for cut in sets[n]} - {""} for n in names if n in sets}
+    people = {n: _speakers(sets[n]) for n in names if n in sets}
     for one, other in itertools.combinations(people, 2):
         if shared := sorted(people[one] & people[other]):
             problems.append(
@@ -230,7 +229,7 @@ def summary(sets: Sets) -> str:
     rows: list[tuple[str, ...]] = [head]
     for name, cuts in sets.items():
         seconds = [cut.duration for cut in cuts]
-        people = len({speaker(cut) for cut in cuts} - {""})
+        people = len(_speakers(cuts))
         words = sum(len(transcript(cut).split()) for cut in cuts)
         times = (min(seconds), statistics.median(seconds), max(seconds))
         hours = f"{sum(seconds) / 3600:.3f}"
@@ -245,6 +244,11 @@ def summary(sets: Sets) -> str:
         )
         for row in rows
     )
+
+
+def _speakers(cuts: Iterable[MonoCut]) -> set[str]:
+    """Everybody who speaks in the cuts."""
+    return {s.speaker for cut in cuts for s in cut.supervisions if s.speaker}
 
 
 def _check_header(cut: MonoCut, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import istft, stft, upfirdn
+from scipy.signal import butter, istft, sosfilt, stft, upfirdn
 
 from unispeech.data.config import RoomConfig
 from unispeech.data.manifests import SAMPLING_RATE
@@ -26,6 +26,8 @@ SPEED_OF_SOUND = 343.0
 FINER, REACH = 16, 40
 MARGIN = 0.3
 """Least metres between a wall and anything in the room."""
+HIGH_PASS = 50.0
+"""Hz below which responses have nothing."""
 FFT = 512
 
 Floats = npt.NDArray[np.float64]
@@ -46,17 +48,20 @@ class Room(NamedTuple):
     def responses(self) -> npt.NDArray[np.float32]:
         """Responses from every speaker to every channel, (speakers, channels, samples).
 
-        The direct sound at a metre is 1, and a response is as long as the reverberation time.
+        The direct sound at a metre is about 1, and a response is as long as the reverberation
+        time.
         """
         reflection = reflection_of(self.size, self.t60)
         far = max(math.dist(s, m) for s in self.speakers for m in self.microphones)
         samples = math.ceil(SAMPLING_RATE * (self.t60 + far / SPEED_OF_SOUND)) + REACH
-        return np.stack(
-            [
-                image_responses(self.size, reflection, speaker, self.microphones, samples)
-                for speaker in self.speakers
-            ]
-        )
+        found = [
+            image_responses(self.size, reflection, speaker, self.microphones, samples)
+            for speaker in self.speakers
+        ]
+        # All images have the same sign: without the filter of Allen and Berkley they add up to a
+        # pressure that no room has.
+        filtered = sosfilt(_high_pass(), np.stack(found).astype(np.float64))
+        return np.asarray(filtered, dtype=np.float32)
 
 
 def draw_room(config: RoomConfig, speakers: int, channels: int, rng: np.random.Generator) -> Room:
@@ -166,7 +171,8 @@ def diffuse_noise(
     roots = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :] @ vectors.transpose(0, 2, 1)
     white = rng.standard_normal((channels, samples + FFT))
     _, _, spectra = stft(white, nperseg=FFT)
-    _, mixed = istft(np.einsum("fmn,nft->mft", roots, spectra), nperseg=FFT)
+    together = roots @ spectra.transpose(1, 0, 2)
+    _, mixed = istft(together.transpose(1, 0, 2), nperseg=FFT)
     return np.asarray(mixed[:, FFT // 2 : FFT // 2 + samples], dtype=np.float32)
 
 
@@ -201,6 +207,11 @@ def _directions() -> Floats:
     height, turn = (grid.ravel() for grid in np.meshgrid(heights, turns))
     level = np.sqrt(1.0 - height**2)
     return np.stack([level * np.cos(turn), level * np.sin(turn), height], axis=1)
+
+
+@functools.cache
+def _high_pass() -> Floats:
+    return np.asarray(butter(2, HIGH_PASS, "highpass", fs=SAMPLING_RATE, output="sos"))
 
 
 def _to_the_wall(start: Floats, direction: Floats, size: Floats) -> float:

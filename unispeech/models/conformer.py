@@ -27,6 +27,8 @@ class Conformer(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.positions = nn.Embedding(2 * config.distance, config.dim // config.heads)
+        # Distances longer than anything in training then change nothing.
+        nn.init.zeros_(self.positions.weight)
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.layers))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:

@@ -12,6 +12,8 @@ import pydantic
 
 from unispeech.errors import DataError, UsageError
 from unispeech.report import paper
+from unispeech.report.diarization import METRIC as DIARIZATION
+from unispeech.report.diarization import render as render_diarization
 from unispeech.report.experiment import Experiment, Scored, rank
 from unispeech.report.record import PAPER_ROW, Result
 from unispeech.report.separation import is_separation
@@ -197,6 +199,8 @@ def render(results: Sequence[Result]) -> str:
     """RESULTS.md of one recipe's records."""
     if metrics(results) == [VERIFICATION]:
         return render_verification(results)
+    if metrics(results) == [DIARIZATION]:
+        return render_diarization(results)
     if is_separation(results):
         return render_separation(results)
     recipe = results[0].recipe if results else "recipe"

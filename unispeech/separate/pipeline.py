@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unispeech.models.separation import SeparationModel
 from unispeech.models.stft import Stft
+from unispeech.separate.alone import alone, leave_alone
 from unispeech.separate.beamforming import Weights, mvdr
 from unispeech.separate.stitching import Distance, Stitcher
 from unispeech.separate.windows import Grid, Plan, Synthesis, silence_around, windows
@@ -37,6 +38,9 @@ class Settings(NamedTuple):
     """Frames on each side that its covariances see too."""
     weights: Weights = "sharp"
     """Of the covariances."""
+    alone: float = 0.0
+    """Share of the speech below which the other speakers count as absent: the stream of the one who
+    speaks is then the mixture, untouched by masks. Only of the method `mask`."""
 
 
 class Piece(NamedTuple):
@@ -46,6 +50,8 @@ class Piece(NamedTuple):
     """`(C, T, bins)` complex."""
     masks: Tensor
     """`(K, T, bins)`, speakers in the order of the streams."""
+    gates: Tensor
+    """`(S, T)`, how far each speaker speaks alone."""
 
 
 class Part(NamedTuple):
@@ -100,15 +106,18 @@ def _estimated(
         masks = estimate(spans, torch.stack([channels[0] for channels in audio])).float().cpu()
         for window, channels, estimated in zip(group, audio, masks, strict=True):
             spectra = grid.stft(channels)
-            ordered = stitch(window, estimated, spectra[0].abs())
+            magnitude = spectra[0].abs()
+            ordered = stitch(window, estimated, magnitude)
+            gates = alone(ordered[:speakers], magnitude, settings.alone)
             kept = slice(window.first - window.start, window.last - window.start)
-            yield Piece(spectra[:, kept], ordered[:, kept])
+            yield Piece(spectra[:, kept], ordered[:, kept], gates[:, kept])
 
 
 def _masked(pieces: Iterator[Piece], speakers: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Streams `(S, T, bins)`, the masks of speakers, and the mixture `(T, bins)`."""
-    for spectra, masks in pieces:
-        yield masks[:speakers] * spectra[0], masks[:speakers], spectra[0]
+    for spectra, masks, gates in pieces:
+        own = masks[:speakers]
+        yield leave_alone(own, gates) * spectra[0], own, spectra[0]
 
 
 def _beamformed(
@@ -127,14 +136,14 @@ def _beamformed(
         while done < there and (is_whole or there >= done + block + context):
             # What is left behind the last block is filtered with it.
             stop = frames if is_whole and frames - done <= block + context else done + block
-            spectra, masks = (torch.cat(part, 1) for part in zip(*held, strict=True))
+            spectra, masks, gates = (torch.cat(part, 1) for part in zip(*held, strict=True))
             seen, kept = min(frames, stop + context) - begin, slice(done - begin, stop - begin)
             seen_there = (spectra[:, :seen], masks[:, :seen])
             streams = mvdr(*seen_there, speakers, kept, settings.weights)
             yield streams, masks[:speakers, kept], spectra[0, kept]
             done = stop
             left = max(0, done - context)
-            held = [Piece(spectra[:, left - begin :], masks[:, left - begin :])]
+            held = [Piece(*(part[:, left - begin :] for part in (spectra, masks, gates)))]
             begin = left
 
 

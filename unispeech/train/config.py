@@ -28,7 +28,7 @@ class OptimConfig(Config):
     """Applied to every parameter, biases and norms included, as the reference does."""
     clip: float = pydantic.Field(10.0, ge=0)
     """Largest gradient norm; 0 does not clip."""
-    schedule: Literal["polynomial", "tri_stage", "exponential"] = "polynomial"
+    schedule: Literal["polynomial", "tri_stage", "exponential", "noam"] = "polynomial"
     warmup: int = pydantic.Field(32000, ge=0)
     """Updates of linear warm-up."""
     hold: int = pydantic.Field(0, ge=0)

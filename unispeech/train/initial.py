@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,6 +10,9 @@ from unispeech.config import Config
 from unispeech.data.mixtures import SPEAKERS
 from unispeech.errors import ConfigError
 from unispeech.models.config import EncoderConfig
+from unispeech.models.diarization import EendModel
+from unispeech.models.diarization_config import EendConfig
+from unispeech.models.downstream import DownstreamModel
 from unispeech.models.encoder import Encoder
 from unispeech.models.pretraining import PretrainingModel
 from unispeech.models.separation import SeparationModel
@@ -18,6 +20,7 @@ from unispeech.models.separation_config import SeparationConfig
 from unispeech.models.speaker import SpeakerModel
 from unispeech.models.speaker_config import SpeakerConfig
 from unispeech.models.speech import SpeechModel
+from unispeech.train.diarization_config import EendModelConfig
 from unispeech.train.separation_config import SeparationModelConfig
 from unispeech.train.verification_config import SpeakerModelConfig
 
@@ -104,17 +107,35 @@ def first_speaker(
     Raises:
         ConfigError: the configuration asks for another network than `init` has.
     """
-    asked = {name: getattr(config, name) for name in SpeakerConfig.model_fields}
+    asked = SpeakerConfig(**_asked(config, SpeakerConfig))
     if init is None:
         torch.manual_seed(seed)
-        model = SpeakerModel(SpeakerConfig(**asked), encoder.config if encoder else None)
+        model = SpeakerModel(asked, encoder.config if encoder else None)
         model.encoder = encoder
     else:
+        _check_same_network(asked, init.config)
         model = init
-        _check_same_network(asked, SpeakerConfig(), init.config)
-    if model.encoder is not None:
-        update = {"feature_grad_mult": config.feature_grad_mult}
-        model.encoder.config = model.encoder.config.model_copy(update=update)
+    _set_gradient_scale(model, config.feature_grad_mult)
+    return model
+
+
+def first_eend(
+    config: EendModelConfig, init: EendModel | None, encoder: Encoder | None, seed: int
+) -> EendModel:
+    """The diarization model that a training starts from; arguments as `first_speaker`.
+
+    Raises:
+        ConfigError: the configuration asks for another network than `init` has.
+    """
+    asked = EendConfig(**_asked(config, EendConfig))
+    if init is None:
+        torch.manual_seed(seed)
+        model = EendModel(asked, encoder.config if encoder else None)
+        model.encoder = encoder
+    else:
+        _check_same_network(asked, init.config)
+        model = init
+    _set_gradient_scale(model, config.feature_grad_mult)
     return model
 
 
@@ -124,36 +145,40 @@ def first_separation(
     encoder: Encoder | None,
     seed: int,
 ) -> SeparationModel:
-    """The separation model that a training starts from; arguments as in `first_speaker`.
+    """The separation model that a training starts from; arguments as `first_speaker`.
 
     Raises:
         ConfigError: the configuration asks for another network than `init` has, or for masks of
             another number of speakers than mixtures have.
     """
-    asked = {name: getattr(config, name) for name in SeparationConfig.model_fields}
+    asked = SeparationConfig(**_asked(config, SeparationConfig))
     if init is None:
         torch.manual_seed(seed)
-        model = SeparationModel(SeparationConfig(**asked), encoder.config if encoder else None)
+        model = SeparationModel(asked, encoder.config if encoder else None)
         model.encoder = encoder
     else:
+        _check_same_network(asked, init.config)
         model = init
-        _check_same_network(asked, SeparationConfig(), init.config)
     if model.config.speakers != SPEAKERS:
         raise ConfigError(
             "key 'model.speakers': mixtures have another number of speakers",
             expected=SPEAKERS,
             found=model.config.speakers,
         )
-    if model.encoder is not None:
-        update = {"feature_grad_mult": config.feature_grad_mult}
-        model.encoder.config = model.encoder.config.model_copy(update=update)
+    _set_gradient_scale(model, config.feature_grad_mult)
     return model
 
 
-def _check_same_network(asked: Mapping[str, Any], standard: Config, given: Config) -> None:
+def _asked(config: Config, schema: type[Config]) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in schema.model_fields}
+
+
+def _check_same_network(asked: Config, given: Config) -> None:
+    """Raise a ConfigError where a setting is neither the default nor that of the given model."""
+    standard = type(asked)()
     differing = [
         f"model.{name}={value} ({getattr(given, name)} in the model)"
-        for name, value in asked.items()
+        for name, value in asked
         if value not in (getattr(standard, name), getattr(given, name))
     ]
     if differing:
@@ -163,3 +188,9 @@ def _check_same_network(asked: Mapping[str, Any], standard: Config, given: Confi
             found="; ".join(differing)[:300],
             remedy="leave these settings out: a continued training keeps the network's shape",
         )
+
+
+def _set_gradient_scale(model: DownstreamModel, scale: float) -> None:
+    if model.encoder is not None:
+        update = {"feature_grad_mult": scale}
+        model.encoder.config = model.encoder.config.model_copy(update=update)

@@ -39,10 +39,21 @@ def exponential(update: int, peak: float, final: float, warmup: int, total: int)
     return peak * math.exp(share * math.log(final / peak)) * ramp
 
 
+def noam(update: int, peak: float, warmup: int) -> float:
+    """Linear warm-up to `peak`, then with the inverse square root of the update.
+
+    Source: Vaswani et al. 2017, equation 3, whose peak is `(width * warmup) ** -0.5`.
+    """
+    first = max(warmup, 1)
+    return peak * min(update / first, math.sqrt(first / max(update, 1)))
+
+
 def learning_rate(config: OptimConfig, update: int, updates: int) -> float:
     """Rate of update number `update` (from 1) in a training of `updates`."""
     if config.schedule == "tri_stage":
         return tri_stage(update, config.lr, config.warmup, config.hold, config.decay)
+    if config.schedule == "noam":
+        return noam(update, config.lr, config.warmup)
     total = updates if config.total is None else config.total
     if config.schedule == "exponential":
         return exponential(update, config.lr, config.final_lr, config.warmup, total)

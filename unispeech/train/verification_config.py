@@ -62,7 +62,7 @@ class SpeakerOptimConfig(OptimConfig):
     lr: float = pydantic.Field(0.64, gt=0)
     final_lr: float = pydantic.Field(4e-4, gt=0)
     weight_decay: float = pydantic.Field(4e-4, ge=0)
-    schedule: Literal["polynomial", "tri_stage", "exponential"] = "exponential"
+    schedule: Literal["polynomial", "tri_stage", "exponential", "noam"] = "exponential"
     warmup: int = pydantic.Field(1066, ge=0)
     clip: float = pydantic.Field(0.0, ge=0)
     """Largest gradient norm; 0 does not clip. What the authors do is not known."""
