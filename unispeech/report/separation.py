@@ -218,13 +218,14 @@ class Line(NamedTuple):
 
 def lines(results: Sequence[Result]) -> list[Line]:
     """Records side by side, one line for each system, set and evaluation."""
-    found: dict[tuple[str, ...], dict[str, Result]] = {}
+    found: dict[tuple[str, ...], Line] = {}
     for result in results:
-        told = (str(result.conditions.get(key)) for key in ("set", "evaluation"))
+        data, evaluation = (str(result.conditions.get(key)) for key in ("set", "evaluation"))
         decoding = f"{result.decoding}, LM {result.conditions.get('LM')}"
-        key = (*told, result.system, decoding, result.command)
-        found.setdefault(key, {})[str(result.conditions.get(OVERLAP))] = result
-    return [Line(*key[:4], own) for key, own in found.items()]
+        key = (data, evaluation, result.system, decoding)
+        line = found.setdefault((*key, result.command), Line(*key, {}))
+        line.by_condition[str(result.conditions.get(OVERLAP))] = result
+    return list(found.values())
 
 
 def columns(results: Sequence[Result]) -> list[str]:

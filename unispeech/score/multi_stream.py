@@ -168,8 +168,9 @@ def _measure(
 
 
 def _counts(found: Any) -> Counts:
-    errors = (found.insertions, found.deletions, found.substitutions)
-    return Counts(*map(int, errors), words=int(found.length))
+    return Counts(
+        int(found.insertions), int(found.deletions), int(found.substitutions), int(found.length)
+    )
 
 
 def _meeteval() -> ModuleType:
