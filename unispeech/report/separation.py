@@ -149,22 +149,11 @@ def records(
     """
     results = []
     for one in scored:
-        evaluation = EVALUATIONS[one.evaluation]
-        row = (published or {}).get((one.system, evaluation))
+        row = (published or {}).get((one.system, EVALUATIONS[one.evaluation]))
         facts = training_facts((models or {}).get(str(one.metrics["system"])))
         for name, part in one.parts.items():
             value = row.value(name) if row else None
-            numbers = {text: part.get(key) for key, text in _MEASURES.items()}
-            conditions: dict[str, str | int | float | bool | None] = {
-                **one.decoding,
-                OVERLAP: name,
-                "set": f"{data_name} {one.set}",
-                "evaluation": evaluation,
-                "separation": str(one.metrics["method"]),
-                "words": int(part["words"]),
-                "utterances": int(part["utterances"]),
-            }
-            conditions |= {key: round(v, 3) for key, v in numbers.items() if v is not None}
+            conditions = _conditions(one, name, part, f"{data_name} {one.set}")
             if change := (differences or {}).get(one.folder, {}).get(name):
                 conditions[DIFFERENCE] = "{:+.2f} [{:+.1f}, {:+.1f}]".format(*change[:3])
             if row and value is not None:
@@ -189,6 +178,23 @@ def records(
                 )
             )
     return results
+
+
+def _conditions(
+    one: ScoredSet, name: str, part: Mapping[str, Any], data: str
+) -> dict[str, str | int | float | bool | None]:
+    """How a part of a set was scored, and what else was measured of it."""
+    found: dict[str, str | int | float | bool | None] = {
+        **one.decoding,
+        OVERLAP: name,
+        "set": data,
+        "evaluation": EVALUATIONS[one.evaluation],
+        "separation": str(one.metrics["method"]),
+        "words": int(part["words"]),
+        "utterances": int(part["utterances"]),
+    }
+    measured = {text: part.get(key) for key, text in _MEASURES.items()}
+    return found | {key: round(v, 3) for key, v in measured.items() if v is not None}
 
 
 def _or(value: float | None, other: float) -> float:
