@@ -42,6 +42,7 @@ COMMANDS = {
     "verify": "say whether two recordings have the same speaker",
     "separate": "separate overlapping speakers: two streams for each recording",
     "report_trials": "report scored trials: results, DET curves, figures and one HTML page",
+    "separated": "score separated streams: WER by overlap, ORC-WER, cpWER, SI-SDR",
     "report": "write RESULTS.md rows and one HTML page",
 }
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from unispeech.errors import DataError, DependencyError
 from unispeech.score import multi_stream
 from unispeech.score.multi_stream import Spoken, better_stream, by_condition, cp, orc
-from unispeech.score.wer import Counts, pooled, wer
+from unispeech.score.wer import Counts, compare, paired, pooled, wer
 
 TALK = [
     Spoken("A", 4.5, "how are you"),
@@ -144,6 +144,17 @@ def test_pooled_is_what_wer_has() -> None:
     assert found == (scored.total, scored.low, scored.high)
     with pytest.raises(DataError, match="no references"):
         pooled([])
+
+
+def test_paired_is_what_compare_has() -> None:
+    said = {"1": "a b c", "2": "a", "3": "b b"}
+    first = wer(said, {"1": "a c", "2": "a a", "3": "b b"}, resamples=0)
+    other = wer(said, {"1": "a b c", "2": "b", "3": "b"}, resamples=0)
+    pairs = [(first.utterances[name], other.utterances[name]) for name in said]
+    found = paired(pairs, 200, 3)
+    assert found == compare(first, other, 200, 3)
+    assert found.difference == pytest.approx(100 * (2 - 2) / 6)
+    assert found.low < 0 < found.high
 
 
 def test_what_cannot_be_scored() -> None:

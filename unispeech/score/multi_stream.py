@@ -23,6 +23,9 @@ from unispeech.score.wer import Counts, edit_distance
 CONDITIONS = ("0S", "0L", "OV10", "OV20", "OV30", "OV40")
 """LibriCSS: no overlap with short and with long pauses, then the percentage of overlap."""
 
+EVALUATIONS = {"utterance": "utterance-wise", "continuous": "continuous"}
+"""Names of the two evaluations, and what they are called."""
+
 EXACT_CELLS = 5_000_000_000
 """Sessions whose exact ORC-WER takes more steps than this, minutes of them, are assigned greedily:
 that rate is never below the exact one. LibriCSS's sessions of ten minutes take a tenth of it."""
@@ -129,6 +132,31 @@ def cp(utterances: Sequence[Spoken], streams: Sequence[str]) -> Counts:
     return _counts(_measure("cp_word_error_rate", said, heard))
 
 
+def format_line(metrics: Mapping[str, Any]) -> str:
+    """One line with the rates of all conditions.
+
+    Args:
+        metrics: what `separated` writes into `metrics.json`.
+    """
+    title = f"{metrics['condition']}, {metrics['system']}, {metrics['method']}"
+    rate = "WER" if metrics["evaluation"] == "utterance" else "ORC-WER"
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    low, high = shown(metrics["low"]), shown(metrics["high"])
+    parts = [f"{rate} {shown(metrics['wer'])}% [{low}, {high}] of {metrics['words']} words"]
+    parts += [f"{name} {shown(part['wer'])}" for name, part in metrics["by_condition"].items()]
+    if metrics["cp_wer"] is not None:
+        parts.append(f"cpWER {shown(metrics['cp_wer'])}%")
+    if metrics["si_sdr"] is not None:
+        parts.append(f"SI-SDR {metrics['si_sdr']:.2f} dB ({metrics['si_sdr_improvement']:+.2f})")
+    parts += [f"{key.upper()} {metrics[key]:.3f}" for key in ("pesq", "stoi") if metrics[key]]
+    if not metrics["exact"]:
+        parts.append("greedy assignment in long recordings")
+    return f"{title}, {EVALUATIONS[metrics['evaluation']]}: {', '.join(parts)}"
+
+
 def _measure(
     name: str,
     reference: Sequence[str] | Mapping[str, str],
@@ -140,8 +168,9 @@ def _measure(
 
 
 def _counts(found: Any) -> Counts:
-    errors = (found.insertions, found.deletions, found.substitutions)
-    return Counts(*map(int, errors), words=int(found.length))
+    return Counts(
+        int(found.insertions), int(found.deletions), int(found.substitutions), int(found.length)
+    )
 
 
 def _meeteval() -> ModuleType:

@@ -156,13 +156,26 @@ def compare(
             "the two systems were scored on different utterances", where=f"utterance {wrong}"
         )
     pairs = [(first.utterances[name], other.utterances[name]) for name in first.utterances]
+    return paired(pairs, resamples, seed)
+
+
+def paired(
+    pairs: Sequence[tuple[Counts, Counts]], resamples: int = 1000, seed: int = 0
+) -> Comparison:
+    """Paired bootstrap of two systems by what each one got wrong of every unit.
+
+    Args:
+        pairs: counts of the first and of the other system, for each unit that is drawn as a whole.
+        resamples: bootstrap draws behind the interval.
+        seed: of the bootstrap.
+    """
     gain = np.array([b.errors - a.errors for a, b in pairs], dtype=np.int64)
     words = np.array([a.words for a, _ in pairs], dtype=np.int64)
     draws = _bootstrap(gain, words, resamples, seed)
     low, high = _interval(draws)
-    return Comparison(
-        other.rate - first.rate, low, high, float(np.mean(draws < 0)) if len(draws) else 0.0
-    )
+    before, after = (_add(list(counts)).rate for counts in zip(*pairs, strict=True))
+    chance = float(np.mean(draws < 0)) if len(draws) else 0.0
+    return Comparison(after - before, low, high, chance)
 
 
 def pooled(
