@@ -7,8 +7,9 @@ OUTPUT/{dev,test}/sessions.jsonl.gz      recordings of ten minutes
 OUTPUT/{dev,test}/continuous.jsonl.gz    their segments of one or two minutes, for continuous input
 OUTPUT/{dev,test}/utterance.jsonl.gz     utterances cut out of them, with what others say meanwhile
 
-Every cut has the field `condition`. Recordings have seven channels, of which a cut's is the first
-one; with --channels 1 they have that one only. `--continuous sessions` evaluates whole sessions.
+and RTTM files of the first two. Every cut has the field `condition`. Recordings have seven
+channels, of which a cut's is the first one; with --channels 1 they have that one only.
+`--continuous sessions` evaluates whole sessions.
 """
 
 from __future__ import annotations
@@ -158,7 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cuts = read_sessions(corpus, args.channels)
     for name, own in groups.items():
         if own:
-            write_sets(args.output / name, make_sets(own, cuts, segments, args.continuous), inputs)
+            sets = make_sets(own, cuts, segments, args.continuous)
+            write_sets(args.output / name, sets, inputs, ("sessions", "continuous"))
 
 
 if __name__ == "__main__":

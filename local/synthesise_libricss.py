@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import multiprocessing
 import os
 import sys
@@ -34,6 +33,7 @@ from lhotse import MonoCut
 from libricss import CHANNELS, COLUMNS, CONDITIONS, INFO, RECORDING, SEGMENTS
 from prepare_librispeech import read_part
 from sessions import dry_lines, order_turns, overlapped_share, plan_starts, render
+from synthesis import made_before
 
 from unispeech.__main__ import Parser, guard
 from unispeech.data.config import RoomConfig
@@ -177,17 +177,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError("--sessions and --jobs must be at least 1, --minutes positive")
     settings = {"version": [VERSION, synthesise_librispeech.VERSION], "minutes": args.minutes,
                 "sessions": args.sessions, "seed": args.seed}  # fmt: skip
-    made = args.output / "synthesis.json"
-    if made.is_file():
-        if json.loads(made.read_text(encoding="utf-8"))["settings"] == settings:
-            print(f"{args.output}: made before with the same settings, skipped")
-            return
-    elif args.output.exists():
-        raise UsageError(
-            "the folder exists and was not made by this script; nothing was changed",
-            where=args.output,
-            remedy="choose another --output",
-        )
+    if made_before(args.output, settings):
+        return
     find_library()
     begin = time.monotonic()
     with atomic_folder(args.output) as temporary:

@@ -10,7 +10,7 @@
 #   for_each_system STEP    calls STEP SYSTEM SET INPUT for all of them, also for the system `unprocessed`
 #   separate_set, score_set   such steps
 #
-# They read root, recipe, conf, layout, pretrained, recogniser, lang, channels, method, musan, rirs, stored, quality,
+# They read root, recipe, conf, layout, pretrained, recogniser, lang, channels, method, alone, musan, rirs, stored, quality,
 # device, stop_stage, exp, data, sets, simulate, train.
 # shellcheck disable=SC2034,SC2154
 
@@ -92,8 +92,9 @@ for_each_system() { # <step>
 separate_set() { # <system> <set> <input>
   local _cuts=$sets/$2/$3.jsonl.gz _streams=$exp/streams/$1/$2/$3 _heard=$exp/infer/$1/$2/$3 _more=() _decode=(--method greedy)
   if [[ $1 != unprocessed ]]; then
+    _more=(${alone:+--alone "$alone"})
     # Utterances that were cut out are seen at once.
-    if [[ $3 == utterance ]]; then _more=(--whole); fi
+    if [[ $3 == utterance ]]; then _more+=(--whole); fi
     run python -m unispeech separate --model "$exp/$1" --wavs "$_cuts" --output "$_streams" --method "$method" --device "$device" "${_more[@]}"
     _cuts=$_streams/streams.jsonl.gz
     # Of continuous input, what is between the pieces in which somebody speaks is not heard.

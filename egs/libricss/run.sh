@@ -23,6 +23,7 @@ inputs="utterance continuous"   # what is separated: utterances cut out, and con
 continuous=segments      # continuous input of LibriCSS: segments of a minute or two, or whole sessions
 channels=7               # of LibriCSS; 1 reads the first one only
 method=mask              # mask: one channel is masked; mvdr: all channels are filtered
+alone=                   # share of the speech below which others count as absent, and a speaker is left as he is (e.g. 0.1)
 rooms=                   # simulated rooms to train in (default: 20000, 400 for conf/mini, 60 for conf/tiny)
 musan=                   # folder of MUSAN, with --rirs: recorded noises and rooms instead of simulated ones
 rirs=                    # folder of impulse responses

@@ -82,7 +82,7 @@ def test_where_the_encoder_comes_from(options: list[str], encoder: list[str]) ->
 
 
 def test_everything_is_separated_recognised_and_scored() -> None:
-    found = commands("--tiny", "true", "--tests", "dev test", "--method", "mvdr")
+    found = commands("--tiny", "true", "--tests", "dev test", "--method", "mvdr", "--alone", "0.1")
     systems = ("magnitude", "frozen", "joint")
     places = [f"{s}/{i}" for s in ("dev", "test") for i in ("utterance", "continuous")]
     separated = {after(words, "--output"): words for words in with_word(found, "separate")}
@@ -91,7 +91,7 @@ def test_everything_is_separated_recognised_and_scored() -> None:
         system, rest = place.removeprefix("/e/streams/").split("/", 1)
         assert after(words, "--model") == f"/e/{system}"
         assert after(words, "--wavs") == f"/e/sets/{rest}.jsonl.gz"
-        assert after(words, "--method") == "mvdr"
+        assert (after(words, "--method"), after(words, "--alone")) == ("mvdr", "0.1")
         assert ("--whole" in words) == place.endswith("utterance")
     heard = {after(words, "--output"): words for words in with_word(found, "emit")}
     everything = [f"{s}/{p}" for s in ("unprocessed", *systems) for p in places]

@@ -68,7 +68,7 @@ def balance(
 
 def noise_gain(
     speech: FloatArray, present: npt.NDArray[np.bool_], noise: FloatArray, snr: float
-) -> np.float32:
+) -> float:
     """Factor of a noise (samples,) that lies `snr` decibels below the speech where it is present.
 
     Noise without speech, and silence for a noise, keep their level.
@@ -77,14 +77,14 @@ def noise_gain(
     power = float(np.square(there, dtype=np.float64).mean()) if len(there) else 0.0
     noise_power = float(np.square(noise, dtype=np.float64).mean())
     if power == 0.0 or noise_power == 0.0:
-        return np.float32(1.0)
-    return np.float32(np.sqrt(power / noise_power / 10.0 ** (snr / 10.0)))
+        return 1.0
+    return float(np.sqrt(power / noise_power / 10.0 ** (snr / 10.0)))
 
 
-def level_gain(mixture: FloatArray, level: float) -> np.float32:
+def level_gain(mixture: FloatArray, level: float) -> float:
     """Factor that brings a mixture (samples,) to a level in dB of full scale, unless it clips."""
     power = float(np.square(mixture, dtype=np.float64).mean())
     peak = float(np.abs(mixture).max(initial=0.0))
     if power == 0.0:
-        return np.float32(1.0)
-    return np.float32(min(10.0 ** (level / 20.0) / np.sqrt(power), PEAK / peak))
+        return 1.0
+    return float(min(10.0 ** (level / 20.0) / np.sqrt(power), PEAK / peak))

@@ -179,7 +179,7 @@ def diffuse_noise(
 def early_part(response: npt.NDArray[np.float32], seconds: float) -> npt.NDArray[np.float32]:
     """A response (samples,) with nothing later than so many seconds after its direct sound."""
     last = int(np.abs(response).argmax()) + round(seconds * SAMPLING_RATE)
-    early = response.copy()
+    early: npt.NDArray[np.float32] = np.array(response)
     early[last + 1 :] = 0.0
     return early
 
