@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from unispeech.data.rttm import Segment, read_rttm
+from unispeech.data.rttm import Segment, parse_rttm
 from unispeech.errors import DataError, DataProblems
 
 CORPUS = "LDC2001S97"
@@ -117,14 +117,14 @@ def find_audio(corpus: Path, recordings: Sequence[str]) -> dict[str, Path]:
 def read_key(path: Path, parts: Mapping[str, Part]) -> dict[str, list[Segment]]:
     """Who speaks when in the recordings of the parts, speakers named after their recording.
 
-    Recordings of the key that are in no part are left out.
+    Recordings of the key that are in no part are left out; segments without length stay.
 
     Raises:
         DataError: the key is damaged.
         DataProblems: a recording is not in it, or has another number of speakers than its list
             says, one line each.
     """
-    key = read_rttm(path)
+    key, _ = parse_rttm(path, keep_empty=True)
     segments = {}
     problems = []
     for part in parts.values():

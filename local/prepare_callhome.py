@@ -15,21 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from callhome import Part, find_audio, find_corpus, find_key, read_key, read_parts
-from lhotse import MonoCut
 from sets import check_given, fingerprint, finished, make_conversation, make_recording, write_sets
 from telephone import decode_all
 
 from unispeech.__main__ import Parser, guard
-from unispeech.data.rttm import Segment
 from unispeech.errors import DataProblems, UsageError
 
 SETS = {"part1": "adapt", "part2": "test"}
 
 
-def prepare(
-    corpora: Path, parts: dict[str, Part], audio: Path, jobs: int
-) -> dict[str, list[MonoCut]]:
-    """The conversations of both parts, their audio written to `audio`.
+def write(
+    output: Path, corpora: Path, parts: dict[str, Part], audio: Path, jobs: int, inputs: str
+) -> None:
+    """Write the conversations of both parts, and their audio.
 
     Raises:
         DataError: recordings or the key are missing, or do not fit together.
@@ -38,19 +36,20 @@ def prepare(
     corpus = find_corpus(corpora)
     key = find_key(corpora, corpus)
     segments = read_key(key, parts)
-    files = find_audio(corpus, [name for part in parts.values() for name in part.speakers])
+    files = find_audio(corpus, list(segments))
     tasks = [(path, 0, audio / f"{name}.flac") for name, path in files.items()]
     problems = [reason for _, reason in decode_all(tasks, jobs) if reason]
     if problems:
         raise DataProblems(f"{len(problems)} recording(s) cannot be read", problems)
-    return {
-        SETS[part.name]: [_cut(name, audio, segments[name], key) for name in part.speakers]
-        for part in parts.values()
-    }
-
-
-def _cut(name: str, audio: Path, segments: Sequence[Segment], key: Path) -> MonoCut:
-    return make_conversation(make_recording(name, audio / f"{name}.flac"), segments, key)
+    sets, references = {}, {}
+    for part in parts.values():
+        name = SETS[part.name]
+        references[name] = {recording: segments[recording] for recording in part.speakers}
+        sets[name] = [
+            make_conversation(make_recording(recording, audio / f"{recording}.flac"), own, key)
+            for recording, own in references[name].items()
+        ]
+    write_sets(output, sets, inputs, references)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,8 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if audio.is_dir() and finished(args.output, inputs):
         print(f"{args.output}: manifests of the same inputs are there, skipped")
         return
-    sets = prepare(corpora, parts, audio, args.jobs)
-    write_sets(args.output, sets, inputs, conversations=sets)
+    write(args.output, corpora, parts, audio, args.jobs, inputs)
 
 
 if __name__ == "__main__":

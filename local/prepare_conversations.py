@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,17 @@ import pydantic
 import soundfile
 from lhotse import MonoCut
 from mixlists import Mixture, read_mixlist, render
-from sets import fingerprint, finished, make_conversation, make_recording, write_sets
+from sets import fingerprint, finished, make_conversation, make_recording, write_record
 
 from unispeech.__main__ import Parser, guard
 from unispeech.config import Config, load
 from unispeech.data.conversation_config import SimulationConfig
-from unispeech.data.manifests import SAMPLING_RATE
-from unispeech.data.rttm import Segment
+from unispeech.data.manifests import SAMPLING_RATE, write_cuts
+from unispeech.data.rttm import Segment, cut_segments, rttm_lines
 from unispeech.data.sampling import stable_seed
 from unispeech.data.simulation import Simulator
 from unispeech.errors import UsageError
-from unispeech.storage import atomic_path
+from unispeech.storage import atomic_path, sha256
 
 RECORD = "conversations.json"
 
@@ -113,13 +113,35 @@ class Maker:
         simulator = self.simulators[number % len(self.simulators)]
         rng = np.random.default_rng(stable_seed(self.seed, self.name, number))
         conversation = simulator.plan(rng)
-        name = f"{self.name}-{simulator.config.speakers[0]}spk-{number:05d}"
+        name = f"{self.name}-{number:06d}-{simulator.config.speakers[0]}spk"
         return simulator.render(conversation), simulator.segments(conversation), name
 
     def _mixture(self, number: int) -> tuple[Any, list[Segment], str]:
         mixture = self.mixtures[number]
         audio, segments = render(mixture, self.corpora)
         return audio, segments, f"{self.name}-{mixture.id}"
+
+
+def write_set(output: Path, name: str, cuts: Iterable[MonoCut]) -> dict[str, str]:
+    """Write manifest and RTTM as the conversations come; none is kept, since there may be many.
+
+    Returns:
+        The hash of each file.
+    """
+    manifest, rttm = output / f"{name}.jsonl.gz", output / f"{name}.rttm"
+    count, seconds = 0, 0.0
+    with atomic_path(rttm) as temporary, temporary.open("w", encoding="utf-8") as file:
+
+        def written() -> Iterator[MonoCut]:
+            nonlocal count, seconds
+            for cut in cuts:
+                file.writelines(rttm_lines(cut.id, cut_segments(cut)))
+                count, seconds = count + 1, seconds + cut.duration
+                yield cut
+
+        write_cuts(written(), manifest)
+    print(f"{manifest}: {count} recordings, {seconds / 3600:,.3f} h")
+    return {path.name: sha256(path) for path in (manifest, rttm)}
 
 
 _maker: Maker
@@ -156,20 +178,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = settings.sets.values()
     files = [args.speech / f"{group.speech}.jsonl.gz" for group in groups if group.speech]
     files += [args.corpora / group.mixtures for group in groups if group.mixtures]
-    files += [*args.noise, *args.rir]
+    files += [*args.noise, *args.rir, *(Path(g.simulation.turns.like) for g in groups)]
     values = [settings.model_dump(mode="json"), args.seed, str(args.audio)]
     inputs = fingerprint(values, [], [file for file in files if file.is_file()])
     if args.audio.is_dir() and finished(args.output, inputs, RECORD):
         print(f"{args.output}: conversations of the same inputs are there, skipped")
         return
-    sets = {}
+    # What is wrong with one set shows before another is made.
+    makers = [Maker(name, group, args) for name, group in settings.sets.items()]
+    hashes: dict[str, str] = {}
     global _maker
-    for name, group in settings.sets.items():
+    for maker in makers:
         # Processes share what is read here.
-        _maker = Maker(name, group, args)
+        _maker = maker
         with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
-            sets[name] = pool.map(_make, range(len(_maker)), chunksize=1)
-    write_sets(args.output, sets, inputs, conversations=sets, name=RECORD)
+            hashes |= write_set(args.output, maker.name, pool.imap(_make, range(len(maker))))
+    write_record(args.output, hashes, inputs, RECORD)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ from sets import (
 
 from unispeech.__main__ import Parser, guard
 from unispeech.config import Config, load
-from unispeech.data.rttm import read_uem, write_uem
+from unispeech.data.rttm import Segment, parse_rttm, read_uem, write_uem
 from unispeech.errors import ConfigError, DataError, DataProblems, nearest
 from unispeech.storage import write_text
 
@@ -78,9 +78,9 @@ class Source(Config):
     @pydantic.model_validator(mode="after")
     def _one_kind(self) -> Source:
         if sum(place is not None for place in (self.table, self.kaldi, self.rttm)) != 1:
-            raise ValueError("give either 'table', 'kaldi' or 'rttm'")
+            raise ValueError("give either 'table' or 'kaldi' or 'rttm'")
         if self.where and not self.table:
-            raise ValueError("'where' chooses rows of a table, and this source is none")
+            raise ValueError("'where' chooses rows of a table, a Kaldi folder has no columns")
         if bool(self.rttm) != bool(self.audio):
             raise ValueError("'rttm' and 'audio' belong together")
         return self
@@ -229,6 +229,19 @@ def read_source(source: Source, corpora: Path, upper: bool) -> tuple[list[MonoCu
     return cuts, problems
 
 
+def read_references(settings: Settings, corpora: Path) -> dict[str, dict[str, list[Segment]]]:
+    """Who speaks when in each recording of every set of conversations."""
+    return {
+        name: {
+            source.prefix + recording: segments
+            for source in group.sources
+            for recording, segments in parse_rttm(corpora / source.place, True)[0].items()
+        }
+        for name, group in settings.sets.items()
+        if group.has_conversations
+    }
+
+
 def write_regions(settings: Settings, corpora: Path, output: Path) -> None:
     """Write `OUTPUT/<set>.uem` for the sets whose sources name the regions that are scored.
 
@@ -321,8 +334,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("dropped " + " ".join(line.split("\t")), end="")
     write_text(args.output / "dropped.tsv", "".join(["set\tutt_id\tduration\treason\n", *lines]))
     write_regions(settings, corpora, args.output)
-    spoken = [name for name, group in settings.sets.items() if group.has_conversations]
-    write_sets(args.output, sets, inputs, spoken)
+    write_sets(args.output, sets, inputs, read_references(settings, corpora))
 
 
 def _cut(row: Row, source: Source, recording: Recording, upper: bool) -> MonoCut:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import soundfile
 from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
 from unispeech.data.manifests import SAMPLING_RATE, conversion, write_cuts
-from unispeech.data.rttm import Segment, cut_segments, joined, write_rttm
+from unispeech.data.rttm import Segment, joined, write_rttm
 from unispeech.errors import DataError, UsageError
 from unispeech.storage import sha256, write_json
 
@@ -106,8 +106,8 @@ def make_conversation(
 ) -> MonoCut:
     """A cut of a whole recording with one supervision for each segment of speech.
 
-    Segments of one speaker that overlap become one, with a warning; one that ends a little after
-    the recording is cut.
+    Segments without length are left out, one that ends a little after the recording is cut, and
+    there is a warning when segments of one speaker overlap: who speaks twice counts once.
 
     Args:
         recording: the recording.
@@ -118,16 +118,16 @@ def make_conversation(
     Raises:
         DataError: a segment lies beyond the end of the recording.
     """
-    own = joined(segments)
-    overlapping = sum(one.duration for one in segments) - sum(one.duration for one in own)
-    if overlapping > 0.001:
+    spoken = [segment for segment in segments if segment.duration > 0]
+    repeated = sum(s.duration for s in spoken) - sum(s.duration for s in joined(spoken))
+    if repeated > 0.001:
         print(
             f"warning: {where}: segments of one speaker of {recording.id} overlap"
-            f" for {overlapping:.3f} s; they are joined",
+            f" for {repeated:.3f} s, which count once",
             file=sys.stderr,
         )
     supervisions = []
-    for number, segment in enumerate(own):
+    for number, segment in enumerate(spoken):
         if segment.start >= recording.duration or segment.end > recording.duration + BEYOND:
             raise DataError(
                 f"a segment of {recording.id} lies beyond the end of the recording",
@@ -174,43 +174,42 @@ def write_sets(
     output: Path,
     sets: Mapping[str, Sequence[MonoCut]],
     inputs: str,
-    conversations: Collection[str] = (),
-    name: str = RECORD,
+    references: Mapping[str, Mapping[str, Sequence[Segment]]] | None = None,
 ) -> None:
     """Write `<set>.jsonl.gz` sorted by id, then the record that makes `finished` true.
 
-    Sets of `conversations` also get `<set>.rttm`. Sets that an earlier call wrote and that are no
+    Sets of conversations also get `<set>.rttm`, their reference as it was published: joined or cut
+    segments would be scored otherwise. Sets that an earlier call wrote and that are no
     longer asked for are removed.
 
     Args:
         output: folder of the manifests.
         sets: the cuts of each set.
         inputs: their fingerprint.
-        conversations: names of the sets in which several speakers speak.
-        name: of the record, where several scripts write to the folder.
+        references: the segments of every recording of a set of conversations.
 
     Raises:
         DataError: a set has no utterances.
     """
-    for set_name, cuts in sets.items():
+    for name, cuts in sets.items():
         if not cuts:
             raise DataError(
-                "no utterance is left", where=f"set {set_name}", remedy="widen its conditions"
+                "no utterance is left", where=f"set {name}", remedy="widen its conditions"
             )
     hashes = {}
-    for set_name, cuts in sets.items():
-        path = output / f"{set_name}.jsonl.gz"
+    for name, cuts in sets.items():
+        path = output / f"{name}.jsonl.gz"
         write_cuts(sorted(cuts, key=lambda cut: cut.id), path)
         hashes[path.name] = sha256(path)
-        if set_name in conversations:
-            rttm = output / f"{set_name}.rttm"
-            write_rttm(rttm, {cut.id: cut_segments(cut) for cut in cuts})
+        if references and name in references:
+            rttm = output / f"{name}.rttm"
+            write_rttm(rttm, references[name], keep_empty=True)
             hashes[rttm.name] = sha256(rttm)
         hours = sum(cut.duration for cut in cuts) / 3600
         people = len({s.speaker for cut in cuts for s in cut.supervisions} - {None})
-        kind = "recordings" if set_name in conversations else "utterances"
+        kind = "recordings" if references and name in references else "utterances"
         print(f"{path}: {len(cuts)} {kind}, {people} speakers, {hours:.3f} h")
-    write_record(output, hashes, inputs, name)
+    write_record(output, hashes, inputs)
 
 
 def write_record(output: Path, hashes: Mapping[str, str], inputs: str, name: str = RECORD) -> None:

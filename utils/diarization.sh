@@ -6,11 +6,14 @@
 #   plan_data           sets the commands of the stages that prepare data, `prepared` and `checked`
 #                       (their names), and `disjoint`, the sets that share no speakers
 #   read_by SYSTEM      sets `read`: the key=value words with what a system is trained on
+#   tune SYSTEM                          writes EXP/rttm/SYSTEM/tuned/tuned.json: distance, threshold
+#                                        and median, chosen on part 1 of CALLHOME, or on the set dev
 #   diarize SYSTEM SET COUNT             writes EXP/rttm/SYSTEM/SET/COUNT
 #   score_diarization SYSTEM SET COUNT   writes EXP/der/SYSTEM/SET/COUNT
 #
 # They read root, recipe, conf, layout, corpora, exp, data, speech, audio, parts, segments, shortest,
-# simulate, augment, musan, rirs, pretrained, collar, overlap, device and nj.
+# simulate, augment, musan, rirs, pretrained, tuned, collar, overlap,
+# device and nj.
 # shellcheck disable=SC2034,SC2154
 
 plan_diarization() {
@@ -87,12 +90,24 @@ read_by() { # <system>
   else read=(data.train="$speech/train.jsonl.gz" "${noises[@]}"); fi
 }
 
-diarize() { # <system> <set> <estimated|oracle>
+_diarize() { # <system> <set> <output> <option>...
   local _more=()
   if [[ -f $conf/diarize.yaml ]]; then _more+=(--config "$conf/diarize.yaml"); fi
-  if [[ $3 == oracle ]]; then _more+=(--oracle "$data/$2.rttm"); fi
   run python -m unispeech diarize --model "$exp/diarization_$1" --wavs "$data/$2.jsonl.gz" \
-    --output "$exp/rttm/$1/$2/$3" --device "$device" "${_more[@]}"
+    --output "$exp/rttm/$1/$3" --device "$device" "${_more[@]}" "${@:4}"
+}
+
+tune() { # <system>
+  local _set=adapt
+  if [[ $layout == folder ]]; then _set=dev; fi
+  _diarize "$1" "$_set" tuned --tune "$data/$_set.rttm" --collar "$collar" --no-picture
+}
+
+diarize() { # <system> <set> <estimated|oracle>
+  local _more=()
+  if $tuned; then _more+=(--tuned "$exp/rttm/$1/tuned/tuned.json"); fi
+  if [[ $3 == oracle ]]; then _more+=(--oracle "$data/$2.rttm"); fi
+  _diarize "$1" "$2" "$2/$3" "${_more[@]}"
 }
 
 score_diarization() { # <system> <set> <estimated|oracle>

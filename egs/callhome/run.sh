@@ -20,7 +20,7 @@ exp=                     # experiment folder (default: exp/<name of the conf fol
 audio=                   # folder of decoded SPHERE files, for all experiments (default: exp/audio)
 parts=                   # folder of part1.txt and part2.txt (default: conf/parts, the published ones)
 segments=                # RTTM of a trained speech detector on the sides of the calls (default: by their energy)
-shortest=1.5             # seconds of speech that make an utterance
+shortest=                # seconds of speech that make an utterance (default: 1.5; 1 with --layout folder)
 simulate=fly             # fly: every training chunk is of a new conversation; stored: write them first
 augment=true             # false: simulate without noises and rooms
 musan=                   # folder of MUSAN (default: musan in --corpora)
@@ -28,6 +28,7 @@ rirs=                    # folder of impulse responses (default: RIRS_NOISES in 
 pretrained=              # encoder: released or own model (default: the conf folder's name, its pretrain.yaml, or egs/librispeech's for conf/mini)
 systems=                 # what is trained, in order: fbank, frozen, joint, adapted (default: those of the conf folder)
 sets=                    # what is diarized and scored (default: test, or conf's evaluate.txt)
+tuned=true               # false: infer with the authors' settings instead of those chosen on part 1, or on dev
 counts="estimated oracle"   # number of speakers of a recording: found, or given
 collar=0.25              # seconds around boundaries that are not scored
 overlap=true             # false: score where one speaker speaks only
@@ -49,9 +50,10 @@ dry_run=false            # true: print the commands, run none
 
 one_of layout callhome folder; one_of simulate fly stored; one_of overlap true false
 synthesise=false
-if $tiny; then conf=${conf:-conf/tiny} exp=${exp:-$recipe/exp/tiny} audio=${audio:-$exp/audio} shortest=0.8; fi
+if $tiny; then conf=${conf:-conf/tiny} exp=${exp:-$recipe/exp/tiny} audio=${audio:-$exp/audio} shortest=${shortest:-0.8}; fi
 if $tiny && [[ -z $corpora ]]; then corpora=$exp/corpus parts=$corpora/LDC2001S97/parts name="synthesised speech" synthesise=true; fi
-conf=${conf:-conf/wavlm_large} audio=${audio:-$recipe/exp/audio}; exp=${exp:-$recipe/exp/${conf##*/}}
+if [[ $layout == folder ]]; then shortest=${shortest:-1}; fi
+conf=${conf:-conf/wavlm_large} shortest=${shortest:-1.5} audio=${audio:-$recipe/exp/audio}; exp=${exp:-$recipe/exp/${conf##*/}}
 musan=${musan:-$corpora/musan} rirs=${rirs:-$corpora/RIRS_NOISES} parts=${parts:-conf/parts}
 data=$exp/data speech=$exp/speech
 plan_diarization; launcher
@@ -90,9 +92,10 @@ if stage 4 "fine-tune: diarization models, on simulated conversations, then adap
 fi
 
 if stage 5 "infer: who speaks when"; then
-  for system in "${systems[@]}"; do for set in "${sets[@]}"; do for count in "${counts[@]}"; do
-    diarize "$system" "$set" "$count"
-  done; done; done
+  for system in "${systems[@]}"; do
+    if $tuned; then tune "$system"; fi
+    for set in "${sets[@]}"; do for count in "${counts[@]}"; do diarize "$system" "$set" "$count"; done; done
+  done
 fi
 
 if stage 6 "score: diarization error rate by number of speakers"; then

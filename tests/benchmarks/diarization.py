@@ -1,11 +1,13 @@
 """Diarization of long recordings: time and peak memory against length.
 
-    python tests/benchmarks/diarization.py --model EXP/diarization_frozen \
+    python tests/benchmarks/diarization.py [--model EXP/diarization_frozen] \
         [--speech FILE ...] [--minutes 7.5 15 30 60 120] [--picture curve.png]
 
 Recordings are made of the files in turn, two to five seconds of each with pauses between, or of
 coloured noise. Each is diarized by the command `diarize` in a process of its own, whose peak memory
-the system counts; its start and the reading of the model are part of the time.
+the system counts; its start and the reading of the model are part of the time. Without --model, a
+network of the sizes of egs/callhome/conf/tiny has random weights, which leave every slot of every
+chunk active: most work for the clustering.
 """
 
 from __future__ import annotations
@@ -22,12 +24,32 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import soundfile
+import torch
+import yaml
 from matplotlib.figure import Figure
 
+from unispeech.models.config import EncoderConfig
+from unispeech.models.diarization import EendModel
+from unispeech.models.diarization_config import EendConfig
 from unispeech.report.figures import BLUE, STYLE, VERMILION
 
 RATE = 16000
+TINY = Path(__file__).parents[2] / "egs" / "callhome" / "conf" / "tiny"
 Samples = npt.NDArray[np.float32]
+
+
+def random_model(path: Path) -> str:
+    """Write a checkpoint like those of trainings, with random weights."""
+    shapes = {name: yaml.safe_load((TINY / f"{name}.yaml").read_text())["model"] for name in
+              ("pretrain", "frozen")}  # fmt: skip
+    encoder = EncoderConfig.model_validate(shapes["pretrain"])
+    known = EendConfig.model_fields
+    eend = EendConfig(**{key: value for key, value in shapes["frozen"].items() if key in known})
+    torch.manual_seed(0)
+    weights = {f"eend.{name}": w for name, w in EendModel(eend, encoder).state_dict().items()}
+    both = {"encoder": encoder.model_dump(mode="json"), "eend": eend.model_dump(mode="json")}
+    torch.save({"kind": "diarization", **both, "speakers": [], "model": weights}, path)
+    return str(path)
 
 
 def voices(files: list[Path]) -> list[Samples]:
@@ -107,7 +129,7 @@ def draw(path: Path, rows: list[tuple[float, float, float]]) -> None:
 def main() -> None:
     """Print a row for each length."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", help="experiment folder or checkpoint")
     parser.add_argument("--speech", type=Path, nargs="+", default=[], help="mono audio at 16 kHz")
     parser.add_argument("--minutes", type=float, nargs="+", default=[7.5, 15, 30, 60, 120])
     parser.add_argument("--threads", type=int, default=2)
@@ -117,10 +139,11 @@ def main() -> None:
     rows = []
     print("| minutes | seconds | times real time | peak memory, MB |\n|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as name:
+        model = args.model or random_model(Path(name) / "model.pt")
         for number, minutes in enumerate(args.minutes):
             audio, output = Path(name) / "long.flac", Path(name) / str(number)
             write(audio, sources, 60 * minutes)
-            seconds, megabytes = diarize(args.model, audio, output, args.threads)
+            seconds, megabytes = diarize(model, audio, output, args.threads)
             rows.append((minutes, seconds, megabytes))
             speed = 60 * minutes / seconds
             print(f"| {minutes:g} | {seconds:.1f} | {speed:.1f} | {megabytes:.0f} |", flush=True)

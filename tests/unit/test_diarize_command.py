@@ -30,9 +30,13 @@ SMALL = EendConfig(
 HERTZ = {"low": 400, "high": 1500}
 
 
-def conversation(rng: np.random.Generator, seconds: int) -> tuple[np.ndarray, np.ndarray]:
+def conversation(
+    rng: np.random.Generator, seconds: int, absent: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Samples of two tones that come and go every half a second, and who is there `(T, 2)`."""
     gate = rng.random((2 * seconds, 2)) < 0.55
+    if absent is not None:
+        gate[:, absent] = False
     time = np.arange(seconds * 16000) / 16000
     tones = np.stack([np.sin(2 * math.pi * hertz * time) for hertz in HERTZ.values()], 1)
     audio = (0.1 * tones * gate.repeat(8000, 0)).sum(1)
@@ -51,13 +55,13 @@ def segments_of(active: np.ndarray) -> list[Segment]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint as trainings write it; a second of training tells the tones apart."""
+    """A checkpoint as trainings write it; seconds of training tell the tones apart."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     training = EendTraining(EendModel(SMALL, None), 2, speaker_weight=0.2)
     optimizer = torch.optim.Adam(training.parameters(), 5e-3)
-    for _ in range(80):
-        chunks = [conversation(rng, 4) for _ in range(4)]
+    for _ in range(150):
+        chunks = [conversation(rng, 4, absent) for absent in (None, None, 0, 1)]
         wavs = torch.tensor(np.stack([audio for audio, _ in chunks])).float()
         activity = torch.tensor(np.stack([active for _, active in chunks])).float()
         losses = training(wavs, None, activity, torch.tensor([[0, 1]] * 4))

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from unispeech.errors import DataError
-from unispeech.report import diarization, paper, results
+from unispeech.report import diarization, diarization_page, paper, results
 from unispeech.report import diarization_figures as figures
 from unispeech.report.diarization import ScoredSet
 from unispeech.report.diarization_paper import COLLAR, CORPUS, SET, DiarizationRow, rows_of_recipe
-from unispeech.report.figures import Picture
-from unispeech.report.record import Result
 from unispeech.report.verification_figures import write_png
 from unispeech.storage import write_text
-
-SYSTEMS = ("fbank", "frozen", "joint", "adapted")
-"""Systems of the recipe in the order of training; others follow."""
-
-METHODS = ("estimated", "oracle")
-
-MOST_TIMELINES = 6
-"""Recordings that are drawn, of each number of speakers the one in the middle."""
 
 
 def write_experiment(
@@ -64,13 +54,13 @@ def write_experiment(
     output = exp / "report"
     pictures = {
         f"Error rates by number of speakers: {data}": figures.by_speakers(systems)
-        for data, systems in _points(rows).items()
+        for data, systems in diarization_page.points(rows).items()
     }
-    timelines = _timelines(scored)
+    timelines = diarization_page.timelines(scored)
     for title, picture in timelines.items():
         write_png(output / "timelines" / f"{Path(title).name}.png", picture)
     results.write(output / "results.json", rows)
-    page = diarization.page(rows, scored, pictures, timelines)
+    page = diarization_page.page(rows, scored, pictures, timelines)
     write_text(output / "index.html", page)
     print(diarization.console(rows))
     if any(row.paper is not None for row in rows):
@@ -82,14 +72,8 @@ def write_experiment(
 
 
 def _order(one: ScoredSet) -> tuple[Any, ...]:
-    places = [
-        names.index(name) if name in names else len(names)
-        for names, name in (
-            (SYSTEMS, one.metrics["system"]), (METHODS, one.metrics["method"])
-        )
-    ]  # fmt: skip
-    is_test = one.metrics["condition"] == SET
-    return not is_test, one.metrics["condition"], *places, one.title
+    name = str(one.metrics["condition"])
+    return name != SET, name, *diarization.order(one.metrics["system"], one.metrics["method"])
 
 
 def _model(exp: Path, one: ScoredSet) -> Path:
@@ -126,45 +110,3 @@ def _config(model: Path) -> dict[str, Any]:
         return dict(config["model"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return {}
-
-
-def _points(rows: Sequence[Result]) -> dict[str, dict[str, dict[str, figures.Point]]]:
-    found: dict[str, dict[str, dict[str, figures.Point]]] = {}
-    for line in diarization.lines(rows):
-        systems = found.setdefault(line.data, {})
-        systems[f"{line.system}, {line.method} number"] = {
-            name: figures.Point(row.value, row.low, row.high, row.paper)
-            for name, row in line.parts.items()
-        }
-    return found
-
-
-def _timelines(scored: Sequence[ScoredSet]) -> dict[str, Picture]:
-    """Recordings in the middle of their number of speakers, of each set by the last system."""
-    chosen: dict[str, ScoredSet] = {}
-    for one in scored:
-        if one.metrics["method"] == METHODS[0] or one.metrics["condition"] not in chosen:
-            chosen[one.metrics["condition"]] = one
-    pictures = {}
-    for one in chosen.values():
-        for title, row in _middle(one.recordings):
-            sides = [
-                [(a, b, who) for a, b, who in row[s] or ()] for s in ("reference", "hypothesis")
-            ]
-            name = f"{row['recording']}: {one.title}, {title}"
-            shown = f"{one.metrics['condition']}_{row['recording']}"
-            pictures[shown] = figures.comparison(name, sides[0], sides[1], row["mapping"])
-    return pictures
-
-
-def _middle(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    groups: dict[int, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["der"] is not None:
-            groups.setdefault(row["speakers"], []).append(row)
-    found = []
-    for _, group in sorted(groups.items())[:MOST_TIMELINES]:
-        group.sort(key=lambda row: (row["der"], row["recording"]))
-        row = group[len(group) // 2]
-        found.append((f"DER {row['der']:.1f} %", row))
-    return found

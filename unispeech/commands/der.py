@@ -91,7 +91,7 @@ def _score(args: argparse.Namespace, inputs: dict[str, Any]) -> str:
     about |= {"missing": found.missing, "unknown": found.unknown}
     about |= {name: getattr(args, name) or own for name, own in _places(args).items()}
     (args.output / "metrics.json").unlink(missing_ok=True)
-    sides = {"reference": reference, "hypothesis": hypothesis, "regions": regions}
+    sides: _der.Sides = {"reference": reference, "hypothesis": hypothesis, "regions": regions}
     _der.write_recordings(args.output, found.recordings, sides)
     line = _der.format_line(values, about)
     write_json(args.output / "metrics.json", {**values, **about, "line": line, "inputs": inputs})
@@ -111,7 +111,7 @@ def _compare(args: argparse.Namespace) -> None:
         # One recording says nothing of how others would be.
         if len(parts[0]) < 2 or sum(one.errors.scored for one in parts[0].values()) <= 0:
             continue
-        one = compare(*parts, args.resamples, args.seed)
+        one = compare(parts[0], parts[1], args.resamples, args.seed)
         results[title] = {"recordings": len(parts[0]), **one._asdict()}
         low, high = (f"{100 * value:+.2f}" for value in (one.low, one.high))
         print(

@@ -76,7 +76,8 @@ class StoredConversations:
         offset = np.concatenate([[0], np.cumsum(counts)])
         owner = np.repeat(np.arange(len(counts)), counts)
         first = (np.arange(offset[-1]) - offset[owner]) * self.length
-        is_long = self._samples[owner] - first >= config.min_seconds * SAMPLING_RATE
+        length = np.minimum(self._samples[owner] - first, self.length)
+        is_long = length >= config.min_seconds * SAMPLING_RATE
         # A segment is in all chunks from that of its start to that of its end.
         seconds = self.length / SAMPLING_RATE
         low = np.floor(self._times[:, 0] / seconds).astype(np.int64)

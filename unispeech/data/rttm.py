@@ -81,31 +81,43 @@ def parse_rttm(path: str | Path, keep_empty: bool = False) -> tuple[dict[str, li
     return {name: in_order(segments) for name, segments in recordings.items()}, dropped
 
 
-def write_rttm(path: str | Path, recordings: Mapping[str, Iterable[Segment]]) -> None:
+def write_rttm(
+    path: str | Path, recordings: Mapping[str, Iterable[Segment]], keep_empty: bool = False
+) -> None:
     """Write RTTM with ten fields and milliseconds, recordings by name, segments in order.
 
-    Segments that touch still do after rounding; those that round to nothing are left out.
+    Segments that touch still do after rounding; those that round to nothing are left out, unless
+    they are to stay: in a reference they have a collar.
 
     Raises:
         DataError: a name is empty or has blanks in it.
     """
-    lines = []
-    for name in sorted(recordings):
-        for segment in in_order(recordings[name]):
-            for word in (name, segment.speaker):
-                if word.split() != [word]:
-                    raise DataError(
-                        "a name that RTTM cannot hold",
-                        where=path,
-                        expected="no blanks, not empty",
-                        found=repr(word),
-                        remedy="rename the recording or the speaker",
-                    )
-            start, end = (round(1000 * time) for time in (segment.start, segment.end))
-            if end > start:
-                times = f"{start / 1000:.3f} {(end - start) / 1000:.3f}"
-                lines.append(f"SPEAKER {name} 1 {times} <NA> <NA> {segment.speaker} <NA> <NA>\n")
-    write_text(path, "".join(lines))
+    own = (rttm_lines(name, recordings[name], keep_empty) for name in sorted(recordings))
+    write_text(path, "".join(line for lines in own for line in lines))
+
+
+def rttm_lines(
+    name: str, segments: Iterable[Segment], keep_empty: bool = False
+) -> Iterator[str]:
+    """The lines of one recording, as `write_rttm` writes them.
+
+    Raises:
+        DataError: a name is empty or has blanks in it.
+    """
+    for segment in in_order(segments):
+        for word in (name, segment.speaker):
+            if word.split() != [word]:
+                raise DataError(
+                    "a name that RTTM cannot hold",
+                    where=f"recording {name}",
+                    expected="no blanks, not empty",
+                    found=repr(word),
+                    remedy="rename the recording or the speaker",
+                )
+        start, end = (round(1000 * time) for time in (segment.start, segment.end))
+        if end > start or keep_empty:
+            times = f"{start / 1000:.3f} {(end - start) / 1000:.3f}"
+            yield f"SPEAKER {name} 1 {times} <NA> <NA> {segment.speaker} <NA> <NA>\n"
 
 
 def read_uem(path: str | Path) -> dict[str, list[tuple[float, float]]]:

@@ -11,15 +11,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unispeech.report.figures import INK, PURPLE, SKY, STYLE, VERMILION, Picture, encode
+from unispeech.report.figures import FAINT, INK, STYLE, Picture, encode
 from unispeech.report.timeline import clock
 from unispeech.report.verification_figures import COLOURS
 
 ROW_SECONDS, MOST_ROWS = 120.0, 4
 """Time in one row of a timeline, and rows; of longer recordings, the beginning is shown."""
 
-ERRORS = {"miss": VERMILION, "false alarm": SKY, "confusion": PURPLE}
-"""Colours of the strip between reference and hypothesis."""
+ERRORS = {"miss": INK, "false alarm": "#9aa0a6", "confusion": "#b00020"}
+"""Colours of the strip between reference and hypothesis, others than those of speakers."""
+
+PEOPLE = tuple(colour for colour in COLOURS if colour != INK)
+"""Colours of speakers."""
 
 Segment = tuple[float, float, str]
 
@@ -64,7 +67,8 @@ def by_speakers(systems: Mapping[str, Mapping[str, Point]]) -> Picture:
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("speakers in the reference")
-        axes.set_ylabel("DER in percent")
+        published = any(p.paper is not None for own in systems.values() for p in own.values())
+        axes.set_ylabel("DER in percent" + " (diamond: published)" * published)
         axes.grid(True, axis="y")
         figure.legend(loc="outside lower center", ncols=2)
         return Picture(encode(figure, "png"))
@@ -94,7 +98,7 @@ def comparison(
     others = [name for name in dict.fromkeys(n for _, _, n in hypothesis) if name not in mapped]
     places = {("r", name): place for place, name in enumerate(names)}
     places |= {("h", name): len(names) + 1 + k for k, name in enumerate([*mapped, *others])}
-    colours = {("r", name): COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
+    colours = {("r", name): PEOPLE[k % len(PEOPLE)] for k, name in enumerate(names)}
     colours |= {("h", own): colours["r", name] for name, own in mapping.items() if name in names}
     drawn = [("r", *segment) for segment in reference] + [("h", *segment) for segment in hypothesis]
     wrong = errors(reference, hypothesis, mapping)
@@ -104,7 +108,7 @@ def comparison(
         for row in range(rows):
             axes = figure.add_subplot(rows, 1, row + 1)
             for side, start, end, name in drawn:
-                colour = colours.get((side, name), "#9aa0a6")
+                colour = colours.get((side, name), FAINT)
                 axes.broken_barh(
                     [(start, end - start)], (places[side, name] - 0.4, 0.8), color=colour
                 )
