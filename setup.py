@@ -45,6 +45,9 @@ setup(
         "voxceleb": ["av>=14"],
         # The beam search of the papers; kenlm is built from source: a C++ compiler and cmake.
         "flashlight": ["flashlight-text>=0.0.7", "kenlm>=0.2"],
+        # Separation: WER of continuous input, and PESQ and STOI on request; the first two are built
+        # from source where there is no wheel: a C++ compiler.
+        "separation": ["meeteval>=0.4", "pesq>=0.0.4", "pystoi>=0.4"],
         # `export --to onnx`; onnxscript is what torch's exporter is written with.
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
         # Checks and tests; kaldi-native-fbank, transformers, meeteval and jiwer are peers.
@@ -62,6 +65,7 @@ setup(
             "transformers>=4.50",
             "meeteval>=0.4",
             "jiwer>=3",
+            "pystoi>=0.4",
             "onnx>=1.16",
             "onnxruntime>=1.18",
             "onnxscript>=0.3",

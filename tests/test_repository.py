@@ -147,16 +147,17 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"k2", "kaldifst", "kaldi_decoder", "kaldilm", "flashlight", "kenlm", "scipy", "tqdm"},
     ),
     "diarize": (BASE, {"scipy", "sklearn"}),
-    "score": (BASE, {"scipy", "kaldialign", "meeteval"}),
+    "score": (BASE, {"scipy", "kaldialign", "meeteval", "pesq", "pystoi"}),
     "train": (BASE | {"models", "losses", "data"}, {"tensorboard", "tqdm"}),
     "hub": (
         BASE | {"models", "losses", "data"},
         {"safetensors", "onnxscript", "onnxruntime", "tqdm", "urllib3"},
     ),
+    "separate": (BASE | {"models", "losses", "data"}, {"scipy"}),
     "report": (BASE | {"models", "losses", "data"}, {"matplotlib", "jinja2", "scipy", "sklearn"}),
     "commands": (
         BASE
-        | {"models", "losses", "data", "decode", "diarize", "score"}
+        | {"models", "losses", "data", "decode", "diarize", "separate", "score"}
         | {"train", "hub", "report"},
         {"tqdm"},
     ),
@@ -165,6 +166,9 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
 ONLY_IN = {
     "lhotse": r"(unispeech/data|local)/.*",
     "kaldialign": r"unispeech/score/wer\.py",
+    "meeteval": r"unispeech/score/multi_stream\.py",
+    "pesq": r"unispeech/score/separation\.py",
+    "pystoi": r"unispeech/score/separation\.py",
     "tensorboard": r"unispeech/train/log\.py",
     "torch.utils.tensorboard": r"unispeech/train/log\.py",
     "matplotlib": r"unispeech/report/.*",

@@ -20,6 +20,7 @@ COMMANDS = {
     "pretrain": "pre-train an encoder by masked prediction",
     "finetune": "fine-tune a pre-trained encoder with CTC",
     "speaker": "train a speaker model on an encoder's layers or on filter banks",
+    "separation": "train a separation model on magnitudes and an encoder's layers",
     "diarization": "train a diarization model on an encoder's layers or on filter banks",
     "average": "average the weights of several checkpoints",
     "lm": "train a Transformer language model",
@@ -39,7 +40,9 @@ COMMANDS = {
     "embed": "write embeddings of the speakers of a folder, file or manifest",
     "trials": "score trials of speaker verification: EER with interval, detection costs",
     "verify": "say whether two recordings have the same speaker",
+    "separate": "separate overlapping speakers: two streams for each recording",
     "report_trials": "report scored trials: results, DET curves, figures and one HTML page",
+    "separated": "score separated streams: WER by overlap, ORC-WER, cpWER, SI-SDR",
     "report": "write RESULTS.md rows and one HTML page",
 }
 

@@ -68,7 +68,7 @@ else
     --master-addr "${option[master]%:*}" --master-port "${option[master]##*:}")
 fi
 case $1 in
-  pretrain | finetune | lm | speaker | diarization)
+  pretrain | finetune | lm | speaker | diarization | separation)
     # A finished training is skipped, and a wrong configuration reported, before anything starts.
     code=0
     python -m unispeech "$@" --is-done "$((nproc * option[nodes]))" || code=$?

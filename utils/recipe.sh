@@ -128,8 +128,8 @@ _set() { # <option> <value>, checked against the kind of the default
   esac
   [[ -z $_wrong ]] || usage_error "$_option wants $_want, found $(_quoted "$_value")"
   case $_name in
-    corpora | exp | arpa | rescore_arpa | lexicon | lm_text | audio | splits | musan | rirs | parts | segments) [[ $_value == /* || -z $_value ]] || _value=$_caller/$_value ;;
-    init | pretrained | lm) # a name, or a place
+    corpora | exp | arpa | rescore_arpa | lexicon | lm_text | audio | splits | musan | rirs | lang | parts | segments) [[ $_value == /* || -z $_value ]] || _value=$_caller/$_value ;;
+    init | pretrained | recogniser | lm) # a name, or a place
       [[ $_value == /* || -z $_value || ! -e $_caller/$_value ]] || _value=$_caller/$_value ;;
   esac
   printf -v "$_name" %s "$_value"

@@ -18,6 +18,7 @@ from unispeech.models.families import PRESETS
 from unispeech.models.objective import family_of, heads_of
 from unispeech.train.config import FinetuneConfig, OptimConfig, PretrainConfig
 from unispeech.train.language_modelling_config import LanguageModelTrainingConfig
+from unispeech.train.separation_config import SeparationTrainingConfig
 from unispeech.train.verification_config import VerificationConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,10 @@ FOLDERS: dict[str, type[Config]] = {
     "transformer_lm": LanguageModelTrainingConfig,
 }
 VERIFICATION = ("fbank", "frozen", "joint", "large_margin")
-SHIPPED = [p for p in sorted(ROOT.glob("egs/*/conf/*/*.yaml")) if p.stem != "sets"]
+SEPARATION = ("magnitude", "frozen", "joint")
+# What scripts of local/ read.
+LOCAL = ("sets", "mixtures")
+SHIPPED = [p for p in sorted(ROOT.glob("egs/*/conf/*/*.yaml")) if p.stem not in LOCAL]
 MODELS = [p for p in sorted((ROOT / "egs/librispeech/conf").iterdir()) if p.name not in FOLDERS]
 
 
@@ -45,6 +49,8 @@ def schema_of(path: Path) -> type[Config]:
     """What a shipped file configures."""
     if "voxceleb" in path.parts and path.stem in VERIFICATION:
         return VerificationConfig
+    if "libricss" in path.parts and path.stem in SEPARATION:
+        return SeparationTrainingConfig
     return FOLDERS.get(path.parent.name) or SCHEMAS[path.stem]
 
 

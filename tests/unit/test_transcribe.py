@@ -13,6 +13,7 @@ import pytest
 import scipy.signal
 import soundfile
 import torch
+from lhotse import SupervisionSegment
 
 from unispeech.__main__ import main
 from unispeech.data.manifests import write_cuts
@@ -204,6 +205,34 @@ def test_a_short_recording_says_what_decode_says(checkpoint, tmp_path) -> None:
     assert main([*argv, str(tmp_path / "a.jsonl.gz")]) == 0
     expected = greedy(EmissionReader(tmp_path / "e")["a"], TOKENS)
     assert json.loads((tmp_path / "out" / "a.json").read_text())["text"] == expected
+
+
+def test_emissions_of_pieces_and_in_windows(checkpoint, tmp_path) -> None:
+    audio = noise(6)
+    (cut,) = find_recordings(write(tmp_path / "a.wav", audio))
+    spans = {"late": (3.0, 5.0), "early": (0.5, 1.5), "tick": (5.5, 5.55)}
+    cut.supervisions = [SupervisionSegment(n, "a", a, b - a) for n, (a, b) in spans.items()]
+    write_cuts([cut], tmp_path / "a.jsonl.gz")
+
+    def emissions(manifest: str, name: str, *more: object) -> EmissionReader:
+        argv = ["emit", "--model", checkpoint, "--output", tmp_path / name, "--device", "cpu"]
+        assert main([str(part) for part in (*argv, *more, tmp_path / manifest)]) == 0
+        return EmissionReader(tmp_path / name)
+
+    for name in ("early", "late"):
+        first, last = (round(16000 * seconds) for seconds in spans[name])
+        write(tmp_path / "parts" / f"{name}.wav", audio[first:last])
+    write_cuts(find_recordings(tmp_path / "parts"), tmp_path / "parts.jsonl.gz")
+    parts, found = emissions("parts.jsonl.gz", "p"), emissions("a.jsonl.gz", "e", "--pieces")
+    assert found.utt_ids == ["early", "late"]
+    for name, values in found:
+        np.testing.assert_array_equal(values, parts[name])
+    whole = emissions("a.jsonl.gz", "e")["a"]
+    np.testing.assert_allclose(emissions("a.jsonl.gz", "w", "--window", 20)["a"], whole, atol=0.01)
+    windows = emissions("a.jsonl.gz", "w", "--window", 1)["a"]
+    assert windows.shape == whole.shape
+    # The model sees two seconds beyond a window, less than the whole.
+    assert 0 < np.abs(windows - whole).max() < 0.25 * whole.std()
 
 
 BAD = ["missing.wav", "empty.wav", "cut.flac", "nan.wav", "short.wav", "stereo.wav", "slow.wav"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from unispeech.commands import _diarization_report, _trials_report
+from unispeech.commands import _diarization_report, _separation_report, _trials_report
 
 
 def write_other(args: argparse.Namespace) -> bool:
     """Report an experiment of another task; False where it is one of recognition.
 
-    `scores/` is of speaker verification, `der/` of diarization.
+    `scores/` is of speaker verification, `wer_streams/` of separation, `der/` of diarization.
 
     Raises:
         DataError: nothing was scored.
@@ -18,6 +18,8 @@ def write_other(args: argparse.Namespace) -> bool:
     about = (args.command, args.publish)
     if (args.exp / "scores").is_dir():
         _trials_report.write_experiment(args.exp, args.recipe, *about)
+    elif (args.exp / "wer_streams").is_dir():
+        _separation_report.write_experiment(args.exp, args.recipe, args.data_name, *about)
     elif (args.exp / "der").is_dir():
         _diarization_report.write_experiment(args.exp, args.recipe, args.data_name, *about)
     else:

@@ -105,6 +105,8 @@ CHECKS = (
           EXTRA.format("flashlight")),
     Check("sentencepiece", "BPE tokens", package("sentencepiece"), INSTALL),
     Check("onnx", "export --to onnx", package("onnx"), EXTRA.format("onnx")),
+    Check("meeteval", "WER of continuous input, in separated", package("meeteval"),
+          EXTRA.format("separation")),
     Check("ijson", "GigaSpeech's metadata", package("ijson"),
           EXTRA.format("gigaspeech")),
 )  # fmt: skip

@@ -18,7 +18,8 @@ from unispeech.decode import engine, graph
 from unispeech.decode.results import fingerprint, read_json
 from unispeech.decode.transcripts import is_transcribed, write_transcript
 from unispeech.errors import DataError, UsageError
-from unispeech.storage import final_checkpoint, sha256
+from unispeech.hub.registry import weights_file
+from unispeech.storage import sha256
 
 if TYPE_CHECKING:
     from unispeech.decode.long import WordFinder
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--model", required=True, help="experiment folder or checkpoint")
+    parser.add_argument("--model", required=True, help="experiment, checkpoint, or CTC model")
     parser.add_argument(
         "--wavs", required=True, nargs="+", type=Path, help="audio files, folders or manifests"
     )
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
             f"{LONGEST / 2:g} seconds"
         )
     search = _search(args)
-    checkpoint = final_checkpoint(args.model)
+    checkpoint = weights_file(args.model)
     settings: dict[str, Any] = {"checkpoint_sha256": sha256(checkpoint), "method": "greedy"}
     settings |= {name: getattr(args, name) for name in ("window", "context", "pause")}
     if args.lang:
@@ -67,11 +68,11 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from unispeech.data.recordings import SampleReader
-    from unispeech.models.pretrained import load_recogniser
+    from unispeech.hub.recogniser import open_recogniser
 
     cuts = given_recordings(args.wavs)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    recogniser = load_recogniser(checkpoint, device)
+    recogniser = open_recogniser(args.model, device)
     find = _word_finder(args, recogniser, search)
     for cut in cuts:
         reader = SampleReader(cut, args.resample, args.mono)

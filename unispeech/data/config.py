@@ -155,3 +155,118 @@ class SpeakerDataConfig(Config):
         if speeds[0] != 1.0 or len(set(speeds)) < len(speeds):
             raise ValueError("the first speed must be 1, and each must be there once")
         return speeds
+
+
+Range = tuple[float, float]
+"""Limits of a value that is drawn evenly."""
+
+
+class RoomConfig(Config):
+    """Rooms of the image method and who stands where in them, in metres and seconds.
+
+    The papers draw room sizes and reverberation times from ranges that are not known here: all
+    values are ours. The array is the papers': six microphones on a circle around one.
+    """
+
+    width: Range = (3.0, 8.0)
+    depth: Range = (3.0, 8.0)
+    height: Range = (2.4, 3.5)
+    t60: Range = (0.15, 0.5)
+    """Reverberation time: seconds in which the sound decays by 60 dB."""
+    distance: Range = (0.5, 2.5)
+    """From a speaker to the array."""
+    mouth: Range = (1.0, 1.8)
+    """Height of the speakers."""
+    table: Range = (0.7, 1.2)
+    """Height of the array."""
+    radius: float = pydantic.Field(0.0425, gt=0)
+    """Of the array; the papers' (recalled)."""
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> RoomConfig:
+        for name in ("width", "depth", "height", "t60", "distance", "mouth", "table"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be two positive numbers, the lower one first")
+        if max(self.mouth[1], self.table[1]) >= self.height[0]:
+            raise ValueError("speakers and array must fit below the lowest ceiling")
+        return self
+
+
+class PatternsConfig(Config):
+    """Shares of the overlap patterns of two utterances; the patterns are the papers', shares ours.
+
+    About half of the time with speech is then overlapped, as in the papers (recalled).
+    """
+
+    single: float = pydantic.Field(0.15, ge=0)
+    """One speaker alone."""
+    sequential: float = pydantic.Field(0.15, ge=0)
+    """One after the other, with a pause."""
+    partial: float = pydantic.Field(0.45, ge=0)
+    """The end of one over the beginning of the other."""
+    inclusive: float = pydantic.Field(0.25, ge=0)
+    """The shorter one wholly within the longer one."""
+
+    @pydantic.model_validator(mode="after")
+    def _some(self) -> PatternsConfig:
+        if self.single + self.sequential + self.partial + self.inclusive <= 0:
+            raise ValueError("one of the patterns must have a share")
+        return self
+
+
+class MixtureBatchingConfig(Config):
+    """Batches of mixtures of one length."""
+
+    size: int = pydantic.Field(12, ge=1)
+    """Mixtures in one batch of one process; the authors take 96 in all (CSS_with_Conformer,
+    issue 9)."""
+    workers: int = pydantic.Field(2, ge=0)
+    """Processes that read and mix audio; 0 does so in the training process."""
+
+
+class MixtureDataConfig(Config):
+    """Mixtures of two speakers, made while reading or stored.
+
+    Energy ratios and noise are those of the papers (recalled); 4 s is the authors' chunk
+    (CSS_with_Conformer, issue 9).
+    """
+
+    train: Paths = ()
+    """Manifests of utterances, which are mixed while reading, or of stored mixtures."""
+    valid: Paths = ()
+    """Manifests of stored mixtures."""
+    noise: Paths = ()
+    """Manifests of noises; without one the noise is Gaussian."""
+    rir: Paths = ()
+    """Manifests of impulse responses; two of the same room (field `room`, else folder) are taken
+    for a mixture. Without one there is no room."""
+    seconds: float = pydantic.Field(4.0, gt=0)
+    """Length of every example, taken anywhere in a mixture."""
+    min_seconds: float = pydantic.Field(1.0, ge=0)
+    """Shorter utterances are left out."""
+    patterns: PatternsConfig = PatternsConfig()
+    gap: Range = (0.1, 1.0)
+    """Pause of the sequential pattern, in seconds; ours."""
+    energy_ratio: Range = (-5.0, 5.0)
+    """Decibels of the first speaker over the second, within the example."""
+    snr: Range = (0.0, 10.0)
+    """Decibels of the speech over the noise, within the example."""
+    level: Range = (-33.0, -20.0)
+    """Of the mixture, in dB of full scale; ours."""
+    reference: Literal["reverberant", "early"] = "reverberant"
+    """What is to be estimated: the speaker as heard in the room (the papers), or the direct sound
+    and its early reflections alone."""
+    early_seconds: float = pydantic.Field(0.05, gt=0)
+    """What counts as early, from the direct sound on."""
+    batching: MixtureBatchingConfig = MixtureBatchingConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> MixtureDataConfig:
+        for name in ("gap", "energy_ratio", "snr", "level"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must have the lower limit first")
+        if not 0 <= self.gap[0] <= self.gap[1] < self.seconds:
+            raise ValueError("gap must be positive and shorter than an example")
+        return self

@@ -142,17 +142,22 @@ def audio_file(cut: MonoCut) -> Path:
 def read_audio(cut: MonoCut) -> npt.NDArray[np.float32]:
     """The waveform of a cut, float32 (samples,) in [-1, 1] at 16 kHz.
 
+    Of a recording that has several channels in the manifest too it is the cut's channel.
+
     Raises:
         DataError: the file is missing, damaged, shorter than the manifest says, not 16 kHz,
-            not mono, empty, or holds NaN or infinite samples.
+            of more or fewer channels than the manifest says, empty, or holds NaN or infinite
+            samples.
     """
     opened, where = _open_source(cut)
     start = round(cut.start * SAMPLING_RATE)
+    channels = cut.recording.sources[0].channels
+    place = channels.index(cut.channel) if cut.channel in channels else 0
     try:
         with soundfile.SoundFile(opened) as file:
-            _check_format(file, where)
+            _check_format(file, where, channels)
             file.seek(min(start, file.frames))
-            audio = file.read(cut.num_samples, dtype="float32")
+            audio = file.read(cut.num_samples, dtype="float32", always_2d=True)[:, place]
     except (soundfile.SoundFileError, OSError) as error:
         raise DataError(
             "damaged audio file",
@@ -208,7 +213,7 @@ def conversion(path: PathLike) -> str:
     )
 
 
-def _check_format(file: soundfile.SoundFile, where: str) -> None:
+def _check_format(file: soundfile.SoundFile, where: str, channels: Sequence[int]) -> None:
     if file.samplerate != SAMPLING_RATE:
         raise DataError(
             "wrong sampling rate",
@@ -217,11 +222,12 @@ def _check_format(file: soundfile.SoundFile, where: str) -> None:
             found=f"{file.samplerate} Hz",
             remedy=conversion(file.name),
         )
-    if file.channels != 1:
+    if file.channels != len(channels):
+        is_mono = len(channels) == 1
         raise DataError(
-            "more than one channel",
+            "more than one channel" if is_mono else "not the channels of the manifest",
             where=where,
-            expected="mono",
+            expected="mono" if is_mono else f"{len(channels)} channels",
             found=f"{file.channels} channels",
             remedy=conversion(file.name),
         )

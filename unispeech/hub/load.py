@@ -23,7 +23,11 @@ from unispeech.storage import final_checkpoint
 SV_PREFIX = "feature_extract.model."
 """The encoder inside the authors' speaker verification and diarization files."""
 
-INSIDE = {"speaker": "speaker.encoder.", "diarization": "eend.encoder."}
+INSIDE = {
+    "speaker": "speaker.encoder.",
+    "diarization": "eend.encoder.",
+    "separation": "encoder.",
+}
 """What the names of the encoder begin with inside our downstream models, by their kind."""
 
 FORMAT = "unispeech-model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from pathlib import Path
 
 import pydantic
@@ -66,6 +67,8 @@ def cache_folder(name: str) -> Path:
 def find(path_or_name: str | Path) -> Path:
     """The file or folder that a path or the name of a fetched release means.
 
+    `owner/name` is also looked for in the cache of Hugging Face (`$HF_HUB_CACHE`, `$HF_HOME/hub`).
+
     Raises:
         DataError: there is no such file and no such release, or it was not fetched.
     """
@@ -73,11 +76,14 @@ def find(path_or_name: str | Path) -> Path:
     if path.exists():
         return path
     name = str(path_or_name)
+    if (cached := _in_cache_of_hugging_face(name)) is not None:
+        return cached
     if name not in releases():
         raise DataError(
             f"no such file, and no released model of this name{nearest(name, releases())}",
             where=name,
-            remedy="`python -m unispeech models` lists the released models",
+            remedy="`python -m unispeech models` lists the released models; those of Hugging Face"
+            " are found as owner/name after `hf download owner/name`",
         )
     folder = cache_folder(name)
     if (folder / "config.json").is_file():
@@ -90,6 +96,19 @@ def find(path_or_name: str | Path) -> Path:
         where=folder,
         remedy=f"run `python -m unispeech fetch {name}`",
     )
+
+
+def _in_cache_of_hugging_face(name: str) -> Path | None:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return None
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    own = hub / f"models--{name.replace('/', '--')}"
+    newest = own / "refs" / "main"
+    if not newest.is_file():
+        return None
+    folder = own / "snapshots" / newest.read_text(encoding="utf-8").strip()
+    return folder if (folder / "config.json").is_file() else None
 
 
 def weights_file(path_or_name: str | Path) -> Path:

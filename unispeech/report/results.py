@@ -16,6 +16,8 @@ from unispeech.report.diarization import METRIC as DIARIZATION
 from unispeech.report.diarization import render as render_diarization
 from unispeech.report.experiment import Experiment, Scored, rank
 from unispeech.report.record import PAPER_ROW, Result
+from unispeech.report.separation import is_separation
+from unispeech.report.separation import render as render_separation
 from unispeech.report.tables import paper_tables, table
 from unispeech.report.verification import METRIC as VERIFICATION
 from unispeech.report.verification import render as render_verification
@@ -199,6 +201,8 @@ def render(results: Sequence[Result]) -> str:
         return render_verification(results)
     if metrics(results) == [DIARIZATION]:
         return render_diarization(results)
+    if is_separation(results):
+        return render_separation(results)
     recipe = results[0].recipe if results else "recipe"
     rates = {"WER": "word error rate", "PER": "phone error rate"}
     rate = (" and ".join(rates[name] for name in metrics(results)) or rates["WER"]).capitalize()

@@ -156,13 +156,46 @@ def compare(
             "the two systems were scored on different utterances", where=f"utterance {wrong}"
         )
     pairs = [(first.utterances[name], other.utterances[name]) for name in first.utterances]
+    return paired(pairs, resamples, seed)
+
+
+def paired(
+    pairs: Sequence[tuple[Counts, Counts]], resamples: int = 1000, seed: int = 0
+) -> Comparison:
+    """Paired bootstrap of two systems by what each one got wrong of every unit.
+
+    Args:
+        pairs: counts of the first and of the other system, for each unit that is drawn as a whole.
+        resamples: bootstrap draws behind the interval.
+        seed: of the bootstrap.
+    """
     gain = np.array([b.errors - a.errors for a, b in pairs], dtype=np.int64)
     words = np.array([a.words for a, _ in pairs], dtype=np.int64)
     draws = _bootstrap(gain, words, resamples, seed)
     low, high = _interval(draws)
-    return Comparison(
-        other.rate - first.rate, low, high, float(np.mean(draws < 0)) if len(draws) else 0.0
-    )
+    before, after = (_add(list(counts)).rate for counts in zip(*pairs, strict=True))
+    chance = float(np.mean(draws < 0)) if len(draws) else 0.0
+    return Comparison(after - before, low, high, chance)
+
+
+def pooled(
+    counts: Sequence[Counts], resamples: int = 1000, seed: int = 0
+) -> tuple[Counts, float, float]:
+    """Errors of all units together, and the 95 % bootstrap interval of their rate in per cent.
+
+    Args:
+        counts: of each unit that is drawn as a whole, such as a session.
+        resamples: bootstrap draws behind the interval.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not counts:
+        raise DataError("there is nothing to score: no references")
+    errors = np.array([c.errors for c in counts], dtype=np.int64)
+    words = np.array([c.words for c in counts], dtype=np.int64)
+    return _add(counts), *_interval(_bootstrap(errors, words, resamples, seed))
 
 
 def edit_distance(reference: Sequence[Any], hypothesis: Sequence[Any]) -> int:
@@ -228,14 +261,12 @@ def _score(
         for name, text in references.items()
     }
     counts = {name: _count(pairs) for name, pairs in alignments.items()}
-    errors = np.array([c.errors for c in counts.values()], dtype=np.int64)
-    words = np.array([c.words for c in counts.values()], dtype=np.int64)
-    low, high = _interval(_bootstrap(errors, words, resamples, seed))
+    total, low, high = pooled(list(counts.values()), resamples, seed)
     by_speaker: dict[str, list[Counts]] = {}
     for name in counts if speakers else ():
         by_speaker.setdefault((speakers or {}).get(name, ""), []).append(counts[name])
     return WordErrors(
-        total=_add(list(counts.values())),
+        total=total,
         low=low,
         high=high,
         utterances=counts,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from unispeech.config import Config
+from unispeech.data.mixtures import SPEAKERS
 from unispeech.errors import ConfigError
 from unispeech.models.config import EncoderConfig
 from unispeech.models.diarization import EendModel
@@ -14,10 +15,13 @@ from unispeech.models.diarization_config import EendConfig
 from unispeech.models.downstream import DownstreamModel
 from unispeech.models.encoder import Encoder
 from unispeech.models.pretraining import PretrainingModel
+from unispeech.models.separation import SeparationModel
+from unispeech.models.separation_config import SeparationConfig
 from unispeech.models.speaker import SpeakerModel
 from unispeech.models.speaker_config import SpeakerConfig
 from unispeech.models.speech import SpeechModel
 from unispeech.train.diarization_config import EendModelConfig
+from unispeech.train.separation_config import SeparationModelConfig
 from unispeech.train.verification_config import SpeakerModelConfig
 
 TRAINING_ONLY = (
@@ -131,6 +135,36 @@ def first_eend(
     else:
         _check_same_network(asked, init.config)
         model = init
+    _set_gradient_scale(model, config.feature_grad_mult)
+    return model
+
+
+def first_separation(
+    config: SeparationModelConfig,
+    init: SeparationModel | None,
+    encoder: Encoder | None,
+    seed: int,
+) -> SeparationModel:
+    """The separation model that a training starts from; arguments as `first_speaker`.
+
+    Raises:
+        ConfigError: the configuration asks for another network than `init` has, or for masks of
+            another number of speakers than mixtures have.
+    """
+    asked = SeparationConfig(**_asked(config, SeparationConfig))
+    if init is None:
+        torch.manual_seed(seed)
+        model = SeparationModel(asked, encoder.config if encoder else None)
+        model.encoder = encoder
+    else:
+        _check_same_network(asked, init.config)
+        model = init
+    if model.config.speakers != SPEAKERS:
+        raise ConfigError(
+            "key 'model.speakers': mixtures have another number of speakers",
+            expected=SPEAKERS,
+            found=model.config.speakers,
+        )
     _set_gradient_scale(model, config.feature_grad_mult)
     return model
 

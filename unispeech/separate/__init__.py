@@ -1,0 +1,1 @@
+"""Continuous separation: windows, stitching, masking, beamforming, activity."""
