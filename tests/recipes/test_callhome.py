@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tiny import finish, start
 
 from unispeech.data.manifests import load_cuts, speaker
 from unispeech.data.rttm import read_rttm
@@ -20,30 +18,10 @@ SYSTEMS = ("fbank", "frozen", "adapted")
 COUNTS = ("estimated", "oracle")
 
 
-def environment() -> dict[str, str]:
-    # The recipe sets the threads itself; it uses the environment that runs the tests.
-    kept = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    return {**kept, "UNISPEECH_PYTHON": sys.executable}
-
-
-def start(repo: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", str(repo / "egs/callhome/run.sh"), *options]
-    return subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=1750, check=False
-    )
-
-
-def recipe(repo: Path, exp: Path, *more: str) -> str:
-    result = start(repo, "--tiny", "true", "--exp", str(exp), *more)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    assert "Traceback" not in result.stderr
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
-def exp(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipe") / "with space"
-    recipe(repo, folder)
+    finish("callhome", folder)
     return folder
 
 
@@ -80,15 +58,15 @@ def test_report_is_written(exp: Path) -> None:
     assert (exp / "report/index.html").is_file()
 
 
-def test_second_run_skips_everything(repo: Path, exp: Path) -> None:
+def test_second_run_skips_everything(exp: Path) -> None:
     files = [*exp.glob("*/checkpoints/*"), *exp.glob("data/*"), *exp.glob("audio/**/*.flac")]
     files += [*exp.glob("rttm/**/*.rttm"), *exp.glob("der/**/*.json")]
     before = {path: path.stat().st_mtime_ns for path in files if path.name != "hyp.rttm"}
-    assert recipe(repo, exp).count("skipped") >= 20
+    assert finish("callhome", exp).count("skipped") >= 20
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_stage_alone_says_what_is_missing(repo: Path, tmp_path: Path) -> None:
+def test_a_stage_alone_says_what_is_missing(tmp_path: Path) -> None:
     for stage, words in (
         ("2", "no such"),
         ("3", "run the stage that prepares the manifests"),
@@ -97,7 +75,7 @@ def test_a_stage_alone_says_what_is_missing(repo: Path, tmp_path: Path) -> None:
         ("6", "no"),
     ):
         options = ["--tiny", "true", "--exp", str(tmp_path / stage), "--stage", stage]
-        result = start(repo, *options, "--stop-stage", stage)
+        result = start("callhome", *options, "--stop-stage", stage)
         assert result.returncode in (2, 65, 78), result.stderr
         assert "Traceback" not in result.stderr
         assert f"error: stage {stage}" in result.stderr
@@ -112,8 +90,8 @@ def test_a_stage_alone_says_what_is_missing(repo: Path, tmp_path: Path) -> None:
         (["--tinny", "true"], 2, "did you mean --tiny?"),
     ],
 )
-def test_errors(repo: Path, tmp_path: Path, options: list[str], code: int, words: str) -> None:
-    result = start(repo, "--exp", str(tmp_path / "e"), *options)
+def test_errors(tmp_path: Path, options: list[str], code: int, words: str) -> None:
+    result = start("callhome", "--exp", str(tmp_path / "e"), *options)
     assert result.returncode == code, result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr

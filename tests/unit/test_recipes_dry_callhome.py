@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from dry_run import ROOT, after, commands, start, with_word
 
 from unispeech.config import load
 from unispeech.diarize.config import DiarizeConfig
 from unispeech.train.config import PretrainConfig
 from unispeech.train.diarization_config import DiarizationConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+CALLHOME = ["callhome", "--corpora", "/c", "--exp", "/e"]
 sys.path.insert(0, str(ROOT / "local"))
 
 import prepare_conversations  # noqa: E402
@@ -31,33 +29,8 @@ SCHEMAS = {
 }
 
 
-def start(*options: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", str(ROOT / "egs/callhome/run.sh"), "--corpora", "/c", "--exp", "/e"]
-    environment = {"PATH": os.environ["PATH"]}
-    return subprocess.run(
-        [*command, *options, "--dry-run", "true"],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def commands(*options: str) -> list[list[str]]:
-    """The words of every command."""
-    result = start(*options)
-    assert result.returncode == 0, result.stderr
-    lines = [line for line in result.stdout.splitlines() if not line.startswith("#")]
-    return [shlex.split(line) for line in lines]
-
-
-def with_word(found: list[list[str]], word: str) -> list[list[str]]:
-    return [words for words in found if word in words]
-
-
 def local(found: list[list[str]], script: str) -> list[list[str]]:
     return with_word(found, str(ROOT / "local" / script))
-
-
-def after(words: list[str], option: str) -> str:
-    return words[words.index(option) + 1]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +92,7 @@ def test_systems_that_are_compared_have_equal_budgets() -> None:
     ],
 )  # fmt: skip
 def test_each_system_begins_where_it_should(options: list[str], systems: dict[str, str]) -> None:
-    found = with_word(commands(*options), "diarization")
+    found = with_word(commands(*CALLHOME, *options), "diarization")
     names = [Path(after(words, "--output")).name.removeprefix("diarization_") for words in found]
     assert names == list(systems)
     for name, words in zip(names, found, strict=True):
@@ -136,7 +109,7 @@ def test_each_system_begins_where_it_should(options: list[str], systems: dict[st
 
 def test_every_set_is_diarized_and_scored_with_settings_from_elsewhere() -> None:
     found = commands(
-        "--conf", "conf/fbank", "--sets", "test more", "--collar", "0", "--overlap=false"
+        *CALLHOME, "--conf", "conf/fbank", "--sets", "test more", "--collar", "0", "--overlap=false"
     )
     tuned = with_word(with_word(found, "diarize"), "--tune")
     assert [after(words, "--output") for words in tuned] == [
@@ -162,14 +135,16 @@ def test_every_set_is_diarized_and_scored_with_settings_from_elsewhere() -> None
         assert after(words, "--reference") == f"/e/data/{name}.rttm"
         assert (after(words, "--collar"), after(words, "--overlap")) == ("0", "false")
     assert diarized == scored == {}
-    plain = commands("--conf", "conf/fbank", "--tuned", "false", "--counts", "estimated")
+    plain = commands(*CALLHOME, "--conf", "conf/fbank", "--tuned", "false", "--counts", "estimated")
     assert not with_word(plain, "--tune")
     assert not with_word(plain, "--tuned")
     assert len(with_word(plain, "der")) == 2
 
 
 def test_stored_conversations_and_no_noise() -> None:
-    found = commands("--conf", "conf/fbank", "--simulate", "stored", "--augment", "false")
+    found = commands(
+        *CALLHOME, "--conf", "conf/fbank", "--simulate", "stored", "--augment", "false"
+    )
     (made,) = local(found, "prepare_conversations.py")
     assert [made[i + 1] for i, word in enumerate(made) if word == "--config"] == [
         "conf/fbank/conversations.yaml", "conf/fbank/stored.yaml"]  # fmt: skip
@@ -182,14 +157,16 @@ def test_stored_conversations_and_no_noise() -> None:
 
 
 def test_layouts() -> None:
-    native = commands("--segments", "sad.rttm")
+    native = commands(*CALLHOME, "--segments", "sad.rttm")
     (checked, prepared) = local(native, "prepare_callhome.py")
     assert checked == [*prepared, "--check"]
     assert after(prepared, "--parts") == "conf/parts"
     (divided,) = local(native, "segment_speech.py")
     assert "train=/e/calls/train.jsonl.gz" in divided
     assert after(divided, "--segments").endswith("/sad.rttm")
-    own = commands("--layout", "folder", "--conf", "conf/mini", "--musan", "/m", "--rirs", "/r")
+    own = commands(
+        *CALLHOME, "--layout", "folder", "--conf", "conf/mini", "--musan", "/m", "--rirs", "/r"
+    )
     assert not local(own, "prepare_callhome.py")
     assert not local(own, "prepare_telephone.py")
     (divided,) = local(own, "segment_speech.py")
@@ -216,6 +193,6 @@ def test_layouts() -> None:
     ],
 )
 def test_wrong_values(options: list[str], message: str) -> None:
-    result = start(*options)
+    result = start(*CALLHOME, *options)
     assert result.returncode == 2
     assert message in result.stderr

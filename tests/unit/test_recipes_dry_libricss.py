@@ -2,39 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
+from dry_run import ROOT, after, commands, start, with_word
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def start(*options: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", str(ROOT / "egs/libricss/run.sh"), "--corpora", "/c", "--exp", "/e"]
-    environment = {"PATH": os.environ["PATH"]}
-    return subprocess.run(
-        [*command, *options, "--dry-run", "true"],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def commands(*options: str) -> list[list[str]]:
-    """The words of every command."""
-    result = start(*options)
-    assert result.returncode == 0, result.stderr
-    lines = [line for line in result.stdout.splitlines() if not line.startswith("#")]
-    return [shlex.split(line) for line in lines]
-
-
-def with_word(found: list[list[str]], word: str) -> list[list[str]]:
-    return [words for words in found if word in words]
-
-
-def after(words: list[str], option: str) -> str:
-    return words[words.index(option) + 1]
+LIBRICSS = ["libricss", "--corpora", "/c", "--exp", "/e"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +26,7 @@ def after(words: list[str], option: str) -> str:
     ],
 )  # fmt: skip
 def test_each_system_begins_where_it_should(options: list[str], systems: dict[str, str]) -> None:
-    found = with_word(commands("--recogniser", "/r", *options), "separation")
+    found = with_word(commands(*LIBRICSS, "--recogniser", "/r", *options), "separation")
     assert [Path(after(words, "--output")).name for words in found] == list(systems)
     for words in found:
         name = Path(after(words, "--output")).name
@@ -76,13 +49,15 @@ def test_each_system_begins_where_it_should(options: list[str], systems: dict[st
     ],
 )
 def test_where_the_encoder_comes_from(options: list[str], encoder: list[str]) -> None:
-    found = commands(*options, "--stage", "3", "--stop-stage", "3")
+    found = commands(*LIBRICSS, *options, "--stage", "3", "--stop-stage", "3")
     assert len(found) == bool(encoder)
     assert all(" ".join(encoder) in " ".join(words) for words in found)
 
 
 def test_everything_is_separated_recognised_and_scored() -> None:
-    found = commands("--tiny", "true", "--tests", "dev test", "--method", "mvdr", "--alone", "0.1")
+    found = commands(
+        *LIBRICSS, "--tiny", "true", "--tests", "dev test", "--method", "mvdr", "--alone", "0.1"
+    )
     systems = ("magnitude", "frozen", "joint")
     places = [f"{s}/{i}" for s in ("dev", "test") for i in ("utterance", "continuous")]
     separated = {after(words, "--output"): words for words in with_word(found, "separate")}
@@ -122,7 +97,7 @@ def test_everything_is_separated_recognised_and_scored() -> None:
 
 
 def test_a_graph_instead_of_greedy_search() -> None:
-    found = commands("--recogniser", "/r", "--lang", "/l", "--quality", "true")
+    found = commands(*LIBRICSS, "--recogniser", "/r", "--lang", "/l", "--quality", "true")
     for words in with_word(found, "decode"):
         assert after(words, "--method") == "graph"
         assert after(words, "--lang") == "/l"
@@ -134,7 +109,9 @@ def test_a_graph_instead_of_greedy_search() -> None:
 
 def test_layouts_noises_and_stored_mixtures() -> None:
     mixtures = str(ROOT / "local/prepare_mixtures.py")
-    native = commands("--recogniser", "/r", "--channels", "1", "--continuous", "sessions")
+    native = commands(
+        *LIBRICSS, "--recogniser", "/r", "--channels", "1", "--continuous", "sessions"
+    )
     for words in with_word(native, str(ROOT / "local/prepare_libricss.py")):
         assert (after(words, "--channels"), after(words, "--continuous")) == ("1", "sessions")
     kinds = [after(words, "2") for words in with_word(native, mixtures)]
@@ -142,7 +119,7 @@ def test_layouts_noises_and_stored_mixtures() -> None:
     assert after(with_word(native, "rooms")[0], "--count") == "20000"
     assert not with_word(native, str(ROOT / "local/prepare_folder.py"))
     recorded = ("--musan", "/m", "--rirs", "/i", "--stored", "3", "--tests", "dev test")
-    own = commands("--layout", "folder", "--conf", "conf/mini", *recorded)
+    own = commands(*LIBRICSS, "--layout", "folder", "--conf", "conf/mini", *recorded)
     assert not with_word(own, str(ROOT / "local/prepare_libricss.py"))
     made = with_word(own, mixtures)
     assert [after(words, "2") for words in made] == ["pairs", "pairs"] + ["conversations"] * 2
@@ -171,6 +148,6 @@ def test_layouts_noises_and_stored_mixtures() -> None:
     ],
 )
 def test_wrong_values(options: list[str], message: str) -> None:
-    result = start(*options)
+    result = start(*LIBRICSS, *options)
     assert result.returncode == 2
     assert message in result.stderr

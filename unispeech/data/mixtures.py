@@ -128,7 +128,7 @@ class MixtureDataset(Dataset[MixtureBatch]):
         gains = balance(sources, present, float(rng.uniform(*config.energy_ratio)))
         speech = (gains[:, None] * sources).sum(axis=0)
         noise = self._noise(rng)
-        noise *= noise_gain(speech, present.any(axis=0), noise, float(rng.uniform(*config.snr)))
+        noise *= noise_gain(speech, np.logical_or(*present), noise, float(rng.uniform(*config.snr)))
         mixture = speech + noise
         gain = level_gain(mixture, float(rng.uniform(*config.level)))
         mixture, wanted = gain * mixture, gain * gains[:, None] * wanted
