@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import finish, start
+from tiny import WHOLE, finish, start
 
 from unispeech.data.manifests import load_cuts, speaker
 from unispeech.data.rttm import read_rttm
@@ -38,7 +38,7 @@ def test_error_rates(exp: Path) -> None:
             parts = found["miss"] + found["false_alarm"] + found["confusion"]
             assert parts == pytest.approx(found["der"], abs=1e-6)
             # To say nothing is an error of 1; one speaker all the time is about a half.
-            assert found["der"] < 0.6
+            assert found["der"] < (0.6 if WHOLE else 1.5)
             hypothesis = read_rttm(exp / "rttm" / system / "test" / count / "hyp.rttm")
             assert set(hypothesis) <= set(reference)
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import finish, start
+from tiny import WHOLE, finish, start
 
 from unispeech.data.manifests import load_cuts, speaker
 from unispeech.data.trials import read_trials
@@ -37,8 +37,8 @@ def test_equal_error_rates(exp: Path) -> None:
             assert found["targets"] == trials.labels.sum()
             assert found["eer_low"] <= found["eer"] <= found["eer_high"]
             # Chance is 50.
-            assert found["eer"] < 40
-    assert metrics(exp, "large_margin", "calibrated")["cllr"] < 1.0
+            assert found["eer"] < (40 if WHOLE else 60)
+    assert metrics(exp, "large_margin", "calibrated")["cllr"] < (1.0 if WHOLE else 1.3)
 
 
 def test_speakers_are_held_out(exp: Path) -> None:
