@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from packages import require
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,7 +86,7 @@ def speech_like(seconds: float = 3.0) -> np.ndarray:
 
 def test_pesq_of_a_perfect_estimate() -> None:
     """4.5 on the raw scale, through the mapping that ITU-T P.862.2 prints."""
-    pytest.importorskip("pesq")
+    require("pesq")
     speech = speech_like()
     best = 0.999 + 4 / (1 + math.exp(-1.3669 * 4.5 + 3.8224))
     perfect = separation.pesq(speech, speech)
@@ -98,7 +99,7 @@ def test_pesq_of_a_perfect_estimate() -> None:
 
 
 def test_stoi_of_a_perfect_estimate() -> None:
-    pytest.importorskip("pystoi")
+    require("pystoi")
     speech = speech_like()
     assert separation.stoi(speech, speech) == pytest.approx(1.0, abs=1e-6)
     rng = np.random.default_rng(2)
