@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from packages import require
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packages import require
 
 from unispeech.errors import DataError, DependencyError
 from unispeech.score import separation
