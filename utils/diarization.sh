@@ -1,8 +1,7 @@
 # shellcheck shell=bash
 # Diarization models, their data and their scores, as a sourced part of a run.sh.
 #
-#   plan_diarization    makes arrays of `systems`, `sets` and `counts`; sets `begin`, the key=value from
-#                       which each system starts, and `encoder`, empty where no system has one
+#   plan_diarization    plans the systems (systems.sh); makes arrays of `sets` and `counts`
 #   plan_data           sets the commands of the stages that prepare data, `prepared` and `checked`
 #                       (their names), and `disjoint`, the sets that share no speakers
 #   read_by SYSTEM      sets `read`: the key=value words with what a system is trained on
@@ -11,52 +10,21 @@
 #   diarize SYSTEM SET COUNT             writes EXP/rttm/SYSTEM/SET/COUNT
 #   score_diarization SYSTEM SET COUNT   writes EXP/der/SYSTEM/SET/COUNT
 #
-# They read root, recipe, conf, layout, corpora, exp, data, speech, audio, parts, segments, shortest,
-# simulate, augment, musan, rirs, pretrained, tuned, collar, overlap,
+# They read root, conf, layout, corpora, exp, data, speech, audio, parts, segments, shortest,
+# simulate, augment, musan, rirs, tuned, collar, overlap,
 # device and nj.
 # shellcheck disable=SC2034,SC2154
 
 plan_diarization() {
-  local _system _before=""
-  if [[ -z $systems ]]; then
-    for _system in fbank frozen joint adapted; do
-      if [[ -f $conf/$_system.yaml ]]; then systems+=" $_system"; fi
-    done
-  fi
-  read -ra systems <<<"$systems"
-  ((${#systems[@]})) || usage_error "--systems: no configuration in $conf; see: ls $recipe/conf"
-  encoder=$pretrained
-  if [[ -z $encoder ]]; then
-    case $conf in
-      */fbank) ;;
-      */mini) encoder=$root/egs/librispeech/exp/mini/pretrain_it3 ;;
-      *) if [[ -f $conf/pretrain.yaml ]]; then encoder=$exp/pretrain; else encoder=${conf##*/}; fi ;;
-    esac
-  fi
-  declare -gA begin=()
-  for _system in "${systems[@]}"; do
-    [[ -f $conf/$_system.yaml ]] || usage_error "--systems: no $conf/$_system.yaml"
-    case $_system in
-      fbank) begin[$_system]="init=" ;;
-      frozen) begin[$_system]="model.encoder=$encoder" ;;
-      *) # an earlier call may have trained what it starts from
-        begin[$_system]="init=$exp/diarization_${_before:-$(_stage_before "$_system")}" ;;
-    esac
-    # The fbank system is a baseline beside the others, unless there are none.
-    if [[ $_system != fbank || ! -f $conf/frozen.yaml ]]; then _before=$_system; fi
-  done
+  local _count
+  plan_models diarization_ fbank frozen joint adapted
   if [[ -z $sets ]]; then
     sets="test"
     if [[ -f $conf/evaluate.txt ]]; then sets=$(grep -v '^#' "$conf/evaluate.txt" | tr '\n' ' '); fi
   fi
   read -ra sets <<<"$sets"
   read -ra counts <<<"$counts"
-  for _system in "${counts[@]}"; do one_of _system estimated oracle; done
-}
-
-_stage_before() { # <system>
-  if [[ $1 == joint ]]; then echo frozen; elif [[ -f $conf/joint.yaml ]]; then echo joint
-  elif [[ -f $conf/frozen.yaml ]]; then echo frozen; else echo fbank; fi
+  for _count in "${counts[@]}"; do one_of _count estimated oracle; done
 }
 
 plan_data() {

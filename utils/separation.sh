@@ -1,47 +1,23 @@
 # shellcheck shell=bash
 # Separation models, their streams and their scores, as a sourced part of a run.sh.
 #
-#   plan_separation         makes arrays of `systems`, `inputs` and `tests`; sets `begin`, the key=value from
-#                           which each system starts; `encoder`, empty where no system has one; `recogniser`;
-#                           `speech`, what is trained on; `heard_in`, noises and rooms of the training;
+#   plan_separation         plans the systems (systems.sh); makes arrays of `inputs` and `tests`; sets
+#                           `recogniser`; `speech`, what is trained on; `heard_in`, noises and rooms of the training;
 #                           `rooms`; `untranscribed` and `disjoint`, sets as their commands take them
 #   converse                simulates conversations of the speakers of the test sets
 #   train_recogniser        fine-tunes a recogniser on the encoder
 #   for_each_system STEP    calls STEP SYSTEM SET INPUT for all of them, also for the system `unprocessed`
 #   separate_set, score_set   such steps
 #
-# They read root, recipe, conf, layout, pretrained, recogniser, lang, channels, method, alone, musan, rirs, stored, quality,
+# They read root, conf, layout, recogniser, lang, channels, method, alone, musan, rirs, stored, quality,
 # device, stop_stage, exp, data, sets, simulate, train.
 # shellcheck disable=SC2034,SC2154
 
 plan_separation() {
-  local _system
-  if [[ -z $systems ]]; then
-    for _system in magnitude frozen joint; do
-      if [[ -f $conf/$_system.yaml ]]; then systems+=" $_system"; fi
-    done
-  fi
-  read -ra systems <<<"$systems"; read -ra inputs <<<"$inputs"; read -ra tests <<<"$tests"
-  ((${#systems[@]})) || usage_error "--systems: no configuration in $conf; see: ls $recipe/conf"
+  plan_models "" magnitude frozen joint
+  read -ra inputs <<<"$inputs"; read -ra tests <<<"$tests"
   _among --inputs utterance continuous -- "${inputs[@]}"
   _among --tests dev test -- "${tests[@]}"
-  encoder=$pretrained
-  if [[ -z $encoder ]]; then
-    case $conf in
-      */conformer) ;;
-      */mini) encoder=$root/egs/librispeech/exp/mini/pretrain_it3 ;;
-      *) if [[ -f $conf/pretrain.yaml ]]; then encoder=$exp/pretrain; else encoder=${conf##*/}; fi ;;
-    esac
-  fi
-  declare -gA begin=()
-  for _system in "${systems[@]}"; do
-    [[ -f $conf/$_system.yaml ]] || usage_error "--systems: no $conf/$_system.yaml"
-    case $_system in
-      magnitude) begin[$_system]="init=" ;;
-      frozen) begin[$_system]="model.encoder=$encoder" ;;
-      *) begin[$_system]="init=$exp/frozen" ;;
-    esac
-  done
   if [[ ($musan && -z $rirs) || (-z $musan && $rirs) ]]; then usage_error "--musan and --rirs go together"; fi
   if [[ $method == mvdr && $channels == 1 ]]; then usage_error "--method mvdr needs --channels 7"; fi
   if [[ -z $recogniser ]]; then

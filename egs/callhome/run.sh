@@ -45,7 +45,7 @@ dry_run=false            # true: print the commands, run none
 # end of options
 # shellcheck source=../../utils/recipe.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../utils/recipe.sh" "$@"
-. "$root/utils/training.sh"
+. "$root/utils/training.sh"; . "$root/utils/systems.sh"
 . "$root/utils/diarization.sh"
 
 one_of layout callhome folder; one_of simulate fly stored; one_of overlap true false

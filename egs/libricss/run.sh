@@ -46,7 +46,7 @@ dry_run=false            # true: print the commands, run none
 # end of options
 # shellcheck source=../../utils/recipe.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../utils/recipe.sh" "$@"
-. "$root/utils/training.sh"
+. "$root/utils/training.sh"; . "$root/utils/systems.sh"
 . "$root/utils/separation.sh"
 
 one_of layout libricss folder; one_of channels 1 7; one_of method mask mvdr; one_of continuous segments sessions
