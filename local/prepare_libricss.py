@@ -41,6 +41,7 @@ from sets import check_given, fingerprint, finished, write_sets
 
 from unispeech.__main__ import Parser, guard
 from unispeech.data.manifests import SAMPLING_RATE
+from unispeech.data.rttm import cut_segments
 from unispeech.errors import DataProblems
 
 Bounds = dict[str, list[tuple[int, int]]]
@@ -160,7 +161,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, own in groups.items():
         if own:
             sets = make_sets(own, cuts, segments, args.continuous)
-            write_sets(args.output / name, sets, inputs, ("sessions", "continuous"))
+            spoken = {
+                kind: {cut.id: cut_segments(cut) for cut in sets[kind]}
+                for kind in ("sessions", "continuous")
+            }
+            write_sets(args.output / name, sets, inputs, spoken)
 
 
 if __name__ == "__main__":

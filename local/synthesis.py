@@ -1,11 +1,9 @@
-"""Sessions, rooms and noises of synthesised corpora, and whether a corpus was made before."""
+"""Sessions, rooms and noises of synthesised corpora."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,31 +13,9 @@ from scipy.signal import butter, fftconvolve, resample_poly, sosfilt
 from sentences import Grammar
 from voices import PEAK, SAMPLING_RATE, pink
 
-from unispeech.errors import UsageError
-
 ROOMS = {"small": (0.15, 0.4), "medium": (0.4, 0.7), "large": (0.7, 1.2)}
 
 FloatArray = npt.NDArray[np.float32]
-
-
-def made_before(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether a corpus was synthesised there with the same settings.
-
-    Raises:
-        UsageError: something else is there.
-    """
-    made = folder / "synthesis.json"
-    if made.is_file():
-        if json.loads(made.read_text(encoding="utf-8"))["settings"] == settings:
-            print(f"{folder}: made before with the same settings, skipped")
-            return True
-    elif folder.exists():
-        raise UsageError(
-            "the folder exists and was not made by this script; nothing was changed",
-            where=folder,
-            remedy="choose another --output",
-        )
-    return False
 
 
 class Session:

@@ -15,34 +15,32 @@ OUTPUT/{README.TXT,synthesis.json}
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import multiprocessing
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
-from espeak import Espeak, Voice, find_library
+from corpus_maker import corpus_parser, make_corpus, write_notice
+from espeak import Espeak, Voice
 from lhotse import MonoCut
 from scipy.signal import resample_poly
 from sentences import Grammar
 from sets import make_cut, make_recording
-from synthesis import Session, made_before, write_noises
+from synthesis import Session, write_noises
 from voices import FEMALE, LEVEL, MALE, PEAK, SAMPLING_RATE
 
-from unispeech.__main__ import Parser, guard
+from unispeech.__main__ import guard
 from unispeech.data.conversation_config import SimulationConfig
 from unispeech.data.rttm import Segment, write_rttm
 from unispeech.data.simulation import TELEPHONE_RATE, Conversation, Simulator, Utterances
 from unispeech.errors import UsageError
-from unispeech.storage import atomic_folder, write_json
 
 VERSION = 1
 HELD_OUT = 24
@@ -196,40 +194,26 @@ def build(folder: Path, utterances: int, seed: int, jobs: int) -> dict[str, int]
             "conversations": write_conversations(folder, held_out, spoken, seed, utterances),
             "calls": write_calls(folder, train, spoken, seed),
         }
-    (folder / "README.TXT").write_text(
-        "Not CALLHOME: synthesised speech in its layout, made by\n"
-        "`python local/synthesise_callhome.py` with espeak-ng; settings in synthesis.json.\n"
-        "Results on it say nothing about real conversations.\n",
-        encoding="utf-8",
-    )
+    write_notice(folder, "CALLHOME", "synthesise_callhome.py", "real conversations")
     return counts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options and make the corpus, unless it is there already."""
-    parser = Parser(
-        "synthesise_callhome.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the corpora")
+    parser = corpus_parser("synthesise_callhome.py", __doc__ or "", "folder for the corpora")
     parser.add_argument("--utterances", type=int, default=10, help="of each speaker (10)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
     args = parser.parse_args(argv)
     if args.utterances < 2 or args.jobs < 1:
         raise UsageError("--utterances must be at least 2 and --jobs at least 1")
     settings = {"version": VERSION, "utterances": args.utterances, "seed": args.seed}
-    if made_before(args.output, settings):
-        return
-    find_library()
-    begin = time.monotonic()
-    with atomic_folder(args.output) as temporary:
-        counts = build(temporary, args.utterances, args.seed, args.jobs)
-        write_json(temporary / "synthesis.json", {"settings": settings, "files": counts})
-    print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
-    print(f"{args.output}: made in {time.monotonic() - begin:.0f} s")
+    counts = make_corpus(
+        args.output,
+        settings,
+        lambda folder: build(folder, args.utterances, args.seed, args.jobs),
+        "files",
+    )
+    if counts:
+        print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
 
 
 def _simulator(cuts: Sequence[MonoCut], speakers: int, utterances: int) -> Simulator:

@@ -13,28 +13,25 @@ OUTPUT/cv-corpus-synthetic/{damaged.tsv,README.TXT,synthesis.json}
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import itertools
-import json
 import multiprocessing
 import random
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from espeak import Espeak, Voice, find_library
+from corpus_maker import corpus_parser, make_corpus, write_notice
+from espeak import Espeak, Voice
 from sentences import ENGLISH, Grammar, Rules
 from sentences_romance import ROMANCE
 from voices import FEMALE, MALE, record
 
-from unispeech.__main__ import Parser, guard
+from unispeech.__main__ import guard
 from unispeech.errors import UsageError
-from unispeech.storage import atomic_folder, write_json
 
 VERSION = 1
 # Recent releases are MP3 at 32 kHz.
@@ -185,50 +182,24 @@ def build(folder: Path, scale: float, seed: int, jobs: int) -> dict[str, dict[st
             (folder / language / f"{name}.tsv").write_text(text, encoding="utf-8")
         counts[language] = {name: len(rows) for name, rows in tables.items()}
     (folder / "damaged.tsv").write_text("".join(lines), encoding="utf-8")
-    (folder / "README.TXT").write_text(
-        "Not Common Voice: synthesised speech in its layout, made by\n"
-        "`python local/synthesise_commonvoice.py` with espeak-ng; settings in synthesis.json.\n"
-        "Results on it say nothing about real speech.\n",
-        encoding="utf-8",
-    )
+    write_notice(folder, "Common Voice", "synthesise_commonvoice.py", "real speech")
     return counts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options and make the corpus, unless it is there already."""
-    parser = Parser(
-        "synthesise_commonvoice.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the release")
+    parser = corpus_parser("synthesise_commonvoice.py", __doc__ or "", "folder for the release")
     parser.add_argument("--scale", type=float, default=1.0, help="times the planned minutes")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
     args = parser.parse_args(argv)
     if args.scale <= 0 or args.jobs < 1:
         raise UsageError("--scale must be positive and --jobs at least 1")
     folder = args.output / "cv-corpus-synthetic"
     settings = {"version": VERSION, "scale": args.scale, "seed": args.seed}
-    if (folder / "synthesis.json").is_file():
-        if json.loads((folder / "synthesis.json").read_text())["settings"] == settings:
-            print(f"{folder}: made before with the same settings, skipped")
-            return
-    elif folder.exists():
-        raise UsageError(
-            "the folder exists and was not made by this script; nothing was changed",
-            where=folder,
-            remedy="choose another --output",
-        )
-    find_library()
-    begin = time.monotonic()
-    with atomic_folder(folder) as temporary:
-        counts = build(temporary, args.scale, args.seed, args.jobs)
-        write_json(temporary / "synthesis.json", {"settings": settings, "clips": counts})
-    for language, tables in counts.items():
+    counts = make_corpus(
+        folder, settings, lambda place: build(place, args.scale, args.seed, args.jobs), "clips"
+    )
+    for language, tables in (counts or {}).items():
         print(f"{language}: " + ", ".join(f"{n} {name}" for name, n in tables.items() if n))
-    print(f"{folder}: made in {time.monotonic() - begin:.0f} s")
 
 
 def _row(speaker: Speaker, path: str, sentence: str) -> list[str]:

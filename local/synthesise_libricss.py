@@ -12,12 +12,10 @@ OUTPUT/{README.TXT,synthesis.json}
 
 from __future__ import annotations
 
-import argparse
 import functools
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,20 +26,19 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import synthesise_librispeech
-from espeak import find_library
+from corpus_maker import corpus_parser, make_corpus, write_notice
 from lhotse import MonoCut
 from libricss import CHANNELS, COLUMNS, CONDITIONS, INFO, RECORDING, SEGMENTS
 from prepare_librispeech import read_part
 from sessions import dry_lines, order_turns, overlapped_share, plan_starts, render
-from synthesis import made_before
 
-from unispeech.__main__ import Parser, guard
+from unispeech.__main__ import guard
 from unispeech.data.config import RoomConfig
 from unispeech.data.manifests import SAMPLING_RATE, read_audio, speaker, transcript
 from unispeech.data.rooms import diffuse_noise, draw_room
 from unispeech.data.sampling import stable_seed
 from unispeech.errors import UsageError
-from unispeech.storage import atomic_folder, write_json
+from unispeech.storage import write_json
 
 VERSION = 1
 SPEAKERS, UTTERANCES = 3, 12
@@ -147,12 +144,7 @@ def build(folder: Path, minutes: float, sessions: int, seed: int, jobs: int) -> 
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
         made = pool.map(functools.partial(make_session, release=release), tasks, chunksize=1)
     write_json(release / SEGMENTS, {name: bounds for name, bounds, _ in made})
-    (folder / "README.TXT").write_text(
-        "Not LibriCSS: synthesised speech in simulated rooms, in its layout, made by\n"
-        "`python local/synthesise_libricss.py` with espeak-ng; settings in synthesis.json.\n"
-        "Results on it say nothing about real speech.\n",
-        encoding="utf-8",
-    )
+    write_notice(folder, "LibriCSS", "synthesise_libricss.py", "real speech in real rooms")
     total = dict.fromkeys(CONDITIONS, 0.0)
     for task, (_, _, seconds) in zip(tasks, made, strict=True):
         total[task.condition] += seconds / 60
@@ -161,31 +153,22 @@ def build(folder: Path, minutes: float, sessions: int, seed: int, jobs: int) -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options and make the corpora, unless they are there already."""
-    parser = Parser(
-        "synthesise_libricss.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the corpora")
+    parser = corpus_parser("synthesise_libricss.py", __doc__ or "", "folder for the corpora")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training speech (30)")
     parser.add_argument("--sessions", type=int, default=2, help="of each condition (2)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
     args = parser.parse_args(argv)
     if args.sessions < 1 or args.jobs < 1 or not args.minutes > 0:
         raise UsageError("--sessions and --jobs must be at least 1, --minutes positive")
     settings = {"version": [VERSION, synthesise_librispeech.VERSION], "minutes": args.minutes,
                 "sessions": args.sessions, "seed": args.seed}  # fmt: skip
-    if made_before(args.output, settings):
-        return
-    find_library()
-    begin = time.monotonic()
-    with atomic_folder(args.output) as temporary:
-        minutes = build(temporary, args.minutes, args.sessions, args.seed, args.jobs)
-        write_json(temporary / "synthesis.json", {"settings": settings, "minutes": minutes})
-    print(", ".join(f"{name}: {value} min" for name, value in minutes.items()))
-    print(f"{args.output}: made in {time.monotonic() - begin:.0f} s")
+    minutes = make_corpus(
+        args.output,
+        settings,
+        lambda folder: build(folder, args.minutes, args.sessions, args.seed, args.jobs),
+        "minutes",
+    )
+    if minutes:
+        print(", ".join(f"{name}: {value} min" for name, value in minutes.items()))
 
 
 def _write(path: Path, audio: FloatArray) -> None:

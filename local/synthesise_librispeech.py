@@ -13,27 +13,24 @@ OUTPUT/LibriSpeech/librispeech-lm-norm.txt.gz     text for a language model, wit
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import gzip
 import itertools
-import json
 import multiprocessing
 import random
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from espeak import Espeak, Phone, Voice, find_library
+from corpus_maker import corpus_parser, make_corpus
+from espeak import Espeak, Phone, Voice
 from sentences import Grammar
 from voices import FEMALE, MALE, SAMPLING_RATE, record
 
-from unispeech.__main__ import Parser, guard
+from unispeech.__main__ import guard
 from unispeech.errors import UsageError
-from unispeech.storage import atomic_folder, write_json
 
 VERSION = 1
 LM_SENTENCES = 20000
@@ -203,39 +200,21 @@ def summary(chapters: Sequence[Chapter]) -> dict[str, dict[str, float]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options and make the corpus, unless it is there already."""
-    parser = Parser(
-        "synthesise_librispeech.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder for LibriSpeech/")
+    parser = corpus_parser("synthesise_librispeech.py", __doc__ or "", "folder for LibriSpeech/")
     parser.add_argument("--minutes", type=float, default=66.0, help="minutes of training speech")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
     args = parser.parse_args(argv)
     if args.minutes <= 0 or args.jobs < 1:
         raise UsageError("--minutes must be positive and --jobs at least 1")
     folder = args.output / "LibriSpeech"
     settings = {"version": VERSION, "minutes": args.minutes, "seed": args.seed}
-    if (folder / "synthesis.json").is_file():
-        if json.loads((folder / "synthesis.json").read_text())["settings"] == settings:
-            print(f"{folder}: made before with the same settings, skipped")
-            return
-    elif folder.exists():
-        raise UsageError(
-            "the folder exists and was not made by this script; nothing was changed",
-            where=folder,
-            remedy="choose another --output",
-        )
-    find_library()
-    begin = time.monotonic()
-    with atomic_folder(folder) as temporary:
-        rows = summary(build(temporary, args.minutes, args.seed, args.jobs))
-        write_json(temporary / "synthesis.json", {"settings": settings, "parts": rows})
-    for part, row in rows.items():
+    rows = make_corpus(
+        folder,
+        settings,
+        lambda place: summary(build(place, args.minutes, args.seed, args.jobs)),
+        "parts",
+    )
+    for part, row in (rows or {}).items():
         print(f"{part}: " + ", ".join(f"{value:g} {name}" for name, value in row.items()))
-    print(f"{folder}: made in {time.monotonic() - begin:.0f} s")
 
 
 if __name__ == "__main__":

@@ -14,29 +14,27 @@ OUTPUT/{README.TXT,synthesis.json}
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import multiprocessing
 import random
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from espeak import Espeak, Voice, find_library
+from corpus_maker import corpus_parser, make_corpus, write_notice
+from espeak import Espeak, Voice
 from scipy.signal import resample_poly
 from sentences import Grammar
-from synthesis import Session, made_before, write_noises
+from synthesis import Session, write_noises
 from voices import FEMALE, MALE, SAMPLING_RATE, record
 from voxceleb import write_aac
 
-from unispeech.__main__ import Parser, guard
+from unispeech.__main__ import guard
 from unispeech.data.trials import draw_trials
 from unispeech.errors import UsageError
-from unispeech.storage import atomic_folder, write_json
 
 VERSION = 1
 # Folder, first number of the speakers, speakers; test speakers of VoxCeleb1 are id10270 and on.
@@ -155,12 +153,7 @@ def build(folder: Path, per_session: int, seed: int, jobs: int) -> dict[str, int
     for corpus, lines in rows.items():
         meta = folder / f"VoxCeleb{corpus}/vox{corpus}_meta.csv"
         meta.write_text("".join(lines), encoding="utf-8")
-    (folder / "README.TXT").write_text(
-        "Not VoxCeleb: synthesised speech in its layout, made by\n"
-        "`python local/synthesise_voxceleb.py` with espeak-ng; settings in synthesis.json.\n"
-        "Results on it say nothing about real speakers.\n",
-        encoding="utf-8",
-    )
+    write_notice(folder, "VoxCeleb", "synthesise_voxceleb.py", "real speakers")
     counts = {part: 0 for part, _, _ in PARTS}
     for s, own in zip(speakers, files, strict=True):
         counts[s.part] += len(own)
@@ -169,29 +162,20 @@ def build(folder: Path, per_session: int, seed: int, jobs: int) -> dict[str, int
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options and make the corpus, unless it is there already."""
-    parser = Parser(
-        "synthesise_voxceleb.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the corpora")
+    parser = corpus_parser("synthesise_voxceleb.py", __doc__ or "", "folder for the corpora")
     parser.add_argument("--files", type=int, default=3, help="of each of three sessions (3)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
     args = parser.parse_args(argv)
     if args.files < 1 or args.jobs < 1:
         raise UsageError("--files and --jobs must be at least 1")
     settings = {"version": VERSION, "files": args.files, "seed": args.seed}
-    if made_before(args.output, settings):
-        return
-    find_library()
-    begin = time.monotonic()
-    with atomic_folder(args.output) as temporary:
-        counts = build(temporary, args.files, args.seed, args.jobs)
-        write_json(temporary / "synthesis.json", {"settings": settings, "files": counts})
-    print(", ".join(f"{part}: {count} files" for part, count in counts.items()))
-    print(f"{args.output}: made in {time.monotonic() - begin:.0f} s")
+    counts = make_corpus(
+        args.output,
+        settings,
+        lambda folder: build(folder, args.files, args.seed, args.jobs),
+        "files",
+    )
+    if counts:
+        print(", ".join(f"{part}: {count} files" for part, count in counts.items()))
 
 
 if __name__ == "__main__":
