@@ -2,14 +2,15 @@
 # Separation models, their streams and their scores, as a sourced part of a run.sh.
 #
 #   plan_separation         plans the systems (systems.sh); makes arrays of `inputs` and `tests`; sets
-#                           `recogniser`; `speech`, what is trained on; `heard_in`, noises and rooms of the training;
-#                           `rooms`; `untranscribed` and `disjoint`, sets as their commands take them
+#                           `recogniser`, `lang` and `scales`; `speech`, what is trained on; `heard_in`,
+#                           noises and rooms of the training; `rooms`; `untranscribed` and `disjoint`,
+#                           sets as their commands take them
 #   converse                simulates conversations of the speakers of the test sets
 #   train_recogniser        fine-tunes a recogniser on the encoder
 #   for_each_system STEP    calls STEP SYSTEM SET INPUT for all of them, also for the system `unprocessed`
 #   separate_set, score_set   such steps
 #
-# They read root, conf, layout, recogniser, lang, channels, method, alone, musan, rirs, stored, quality,
+# They read root, conf, layout, recogniser, lang, scales, channels, method, alone, musan, rirs, stored, quality,
 # device, stop_stage, exp, data, sets, simulate, train.
 # shellcheck disable=SC2034,SC2154
 
@@ -22,7 +23,11 @@ plan_separation() {
   if [[ $method == mvdr && $channels == 1 ]]; then usage_error "--method mvdr needs --channels 7"; fi
   if [[ -z $recogniser ]]; then
     case $conf in
-      */mini) recogniser=$root/egs/librispeech/exp/mini/finetune ;;
+      */mini) recogniser=$root/egs/librispeech/exp/mini/finetune
+        if [[ -z $lang ]]; then
+          lang=$root/egs/librispeech/exp/mini/lang
+          scales=${scales:-$root/egs/librispeech/exp/mini/infer/pretrained/dev/graph/tune.json}
+        fi ;;
       *) recogniser=$exp/finetune
         [[ -f $conf/finetune.yaml ]] || ((stop_stage < 5)) || usage_error "--recogniser is missing: a training of finetune, or a CTC model of Hugging Face" ;;
     esac
@@ -32,6 +37,7 @@ plan_separation() {
   fi
   heard_in=(data.rir="$exp/rooms/rir.jsonl.gz") speech=$data/train.jsonl.gz disjoint=train,dev untranscribed=()
   if [[ $musan ]]; then heard_in=(data.rir="$exp/augmentation/rir.jsonl.gz" data.noise="$exp/augmentation/noise.jsonl.gz"); fi
+  if [[ $scales && -z $lang ]]; then usage_error "--scales are of a graph: they go with --lang"; fi
   if ((stored)); then speech=$exp/pairs/train/pairs.jsonl.gz; fi
   if [[ $layout == folder ]]; then disjoint+=,test; fi
   if [[ ! -f $conf/finetune.yaml ]]; then untranscribed=(--untranscribed train dev); fi
@@ -77,7 +83,7 @@ separate_set() { # <system> <set> <input>
     if [[ $3 == continuous ]]; then _more=(--pieces); else _more=(); fi
   elif [[ $3 == continuous ]]; then _more=(--window 30); fi
   run python -m unispeech emit --model "$recogniser" --output "$_heard" --device "$device" "${_more[@]}" "$_cuts"
-  if [[ $lang ]]; then _decode=(--method graph --lang "$lang"); fi
+  if [[ $lang ]]; then _decode=(--method graph --lang "$lang" ${scales:+--tuned "$scales"}); fi
   run python -m unispeech decode "${_decode[@]}" --emissions "$_heard" --output "$_heard/${_decode[1]}"
 }
 

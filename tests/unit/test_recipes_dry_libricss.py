@@ -101,10 +101,17 @@ def test_a_graph_instead_of_greedy_search() -> None:
     for words in with_word(found, "decode"):
         assert after(words, "--method") == "graph"
         assert after(words, "--lang") == "/l"
+        assert "--tuned" not in words
     for words in with_word(found, "separated"):
         assert after(words, "--hypothesis").endswith("/graph")
         assert "--quality" in words
     assert {after(words, "--model") for words in with_word(found, "emit")} == {"/r"}
+    # The small recogniser of real speech comes with its graph, and with what was tuned for it.
+    own = commands(*LIBRICSS, "--layout", "folder", "--conf", "conf/mini")
+    small = ROOT / "egs/librispeech/exp/mini"
+    for words in with_word(own, "decode"):
+        assert after(words, "--lang") == str(small / "lang")
+        assert after(words, "--tuned") == str(small / "infer/pretrained/dev/graph/tune.json")
 
 
 def test_layouts_noises_and_stored_mixtures() -> None:
@@ -141,6 +148,7 @@ def test_layouts_noises_and_stored_mixtures() -> None:
         (["--systems", "frozen deep"], "no conf/wavlm_large/deep.yaml"),
         (["--conf", "conf/none"], "no configuration in conf/none"),
         (["--method", "mvdr", "--channels", "1"], "--method mvdr needs --channels 7"),
+        (["--recogniser", "/r", "--scales", "/s"], "they go with --lang"),
         (["--musan", "/m"], "--musan and --rirs go together"),
         (["--inputs", "utterances"], "--inputs wants some of utterance continuous"),
         (["--tests", ""], "--tests wants some of dev test"),
