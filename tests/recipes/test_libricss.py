@@ -106,7 +106,7 @@ def test_a_stage_alone_says_what_is_missing(tmp_path: Path) -> None:
         ("3", "run the stage that prepares the manifests"),
         ("4", "no such manifest"),
         ("5", "no "),
-        ("6", "no such"),
+        ("6", "no decoded text"),
     ):
         options = ["--tiny", "true", "--exp", str(tmp_path / stage), "--stage", stage]
         result = start("libricss", *options, "--stop-stage", stage)
