@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import WHOLE, finish, start
+from tiny import WHOLE, finish, start, systems
 
 from unispeech.data.manifests import load_cuts, speaker
 from unispeech.data.rttm import read_rttm
@@ -14,7 +14,7 @@ from unispeech.data.rttm import read_rttm
 # Twice what the recipe is allowed to take, for a busy machine.
 pytestmark = [pytest.mark.recipe, pytest.mark.timeout(1800)]
 
-SYSTEMS = ("fbank", "frozen", "adapted")
+SYSTEMS = systems("callhome")
 COUNTS = ("estimated", "oracle")
 
 
@@ -62,7 +62,7 @@ def test_second_run_skips_everything(exp: Path) -> None:
     files = [*exp.glob("*/checkpoints/*"), *exp.glob("data/*"), *exp.glob("audio/**/*.flac")]
     files += [*exp.glob("rttm/**/*.rttm"), *exp.glob("der/**/*.json")]
     before = {path: path.stat().st_mtime_ns for path in files if path.name != "hyp.rttm"}
-    assert finish("callhome", exp).count("skipped") >= 20
+    assert finish("callhome", exp, "--stop-stage", "5").count("skipped") >= 10
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import WHOLE, finish, start
+from tiny import WHOLE, finish, start, systems
 
 from unispeech.data.manifests import load_cuts, speaker
 
 # Twice what the recipe is allowed to take, for a busy machine.
 pytestmark = [pytest.mark.recipe, pytest.mark.timeout(1800)]
 
-SYSTEMS = ("unprocessed", "magnitude", "frozen", "joint")
+SYSTEMS = ("unprocessed", *systems("libricss"))
 INPUTS = ("utterance", "continuous")
 CONDITIONS = {"0S", "0L", "OV10", "OV20", "OV30", "OV40"}
 
@@ -96,7 +96,7 @@ def test_second_run_skips_everything(exp: Path) -> None:
     files = [*exp.glob("*/checkpoints/*"), *exp.glob("data/*"), *exp.glob("sets/**/*")]
     files += [*exp.glob("streams/**/*.flac"), *exp.glob("pairs/**/*"), *exp.glob("rooms/**/*")]
     before = {path: path.stat().st_mtime_ns for path in files if path.is_file()}
-    assert finish("libricss", exp).count("skipped") >= 30
+    assert finish("libricss", exp, "--stop-stage", "5").count("skipped") >= 10
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
