@@ -9,12 +9,13 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
-
-from lhotse import MonoCut
+from typing import TYPE_CHECKING, NamedTuple
 
 from unispeech.errors import DataError
 from unispeech.storage import write_text
+
+if TYPE_CHECKING:
+    from lhotse import MonoCut
 
 # The other types of objects in the format; they hold no speakers' turns.
 IGNORED = (
