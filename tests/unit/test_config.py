@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from unispeech.commands.decode import DecodeConfig
 from unispeech.config import Config, Paths, dump, flatten, load
 from unispeech.data.config import LabelConfig
+from unispeech.diarize.config import DiarizeConfig
 from unispeech.errors import ConfigError
 from unispeech.models.families import PRESETS
 from unispeech.models.objective import family_of, heads_of
 from unispeech.train.config import FinetuneConfig, OptimConfig, PretrainConfig
+from unispeech.train.diarization_config import DiarizationConfig
 from unispeech.train.language_modelling_config import LanguageModelTrainingConfig
 from unispeech.train.separation_config import SeparationTrainingConfig
 from unispeech.train.verification_config import VerificationConfig
@@ -31,6 +33,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "joint": PretrainConfig,
     "continue": PretrainConfig,
     "decode": DecodeConfig,
+    "diarize": DiarizeConfig,
 }
 # Folders of conf/ whose files are all of one kind, and not a model's.
 FOLDERS: dict[str, type[Config]] = {
@@ -39,8 +42,9 @@ FOLDERS: dict[str, type[Config]] = {
 }
 VERIFICATION = ("fbank", "frozen", "joint", "large_margin")
 SEPARATION = ("magnitude", "frozen", "joint")
+DIARIZATION = ("fbank", "frozen", "joint", "adapted")
 # What scripts of local/ read.
-LOCAL = ("sets", "mixtures")
+LOCAL = ("sets", "mixtures", "conversations", "stored")
 SHIPPED = [p for p in sorted(ROOT.glob("egs/*/conf/*/*.yaml")) if p.stem not in LOCAL]
 MODELS = [p for p in sorted((ROOT / "egs/librispeech/conf").iterdir()) if p.name not in FOLDERS]
 
@@ -51,6 +55,8 @@ def schema_of(path: Path) -> type[Config]:
         return VerificationConfig
     if "libricss" in path.parts and path.stem in SEPARATION:
         return SeparationTrainingConfig
+    if "callhome" in path.parts and path.stem in DIARIZATION:
+        return DiarizationConfig
     return FOLDERS.get(path.parent.name) or SCHEMAS[path.stem]
 
 

@@ -100,13 +100,13 @@ def same(one: list, other: list) -> bool:
     count=st.integers(0, 40),
 )
 def test_frames_are_those_whose_centre_is_spoken(rows: list, count: int) -> None:
-    # Hundredths of a second, off the centres of frames of a tenth.
-    segments = [Segment(start / 100, length / 100, who) for start, length, who in rows]
+    # Hundredths of a second and a half, off the centres of frames of a tenth.
+    segments = [Segment((start + 0.5) / 100, length / 100, who) for start, length, who in rows]
     names, active = frame_activity(segments, count, FRAME)
     assert active.shape == (count, len(names))
     for who in "abcd":
         wanted = [
-            any(s.speaker == who and s.start - 1e-9 <= (t + 0.5) * FRAME < s.end - 1e-9
+            any(s.speaker == who and s.start <= (t + 0.5) * FRAME < s.end
                 for s in segments)
             for t in range(count)
         ]  # fmt: skip

@@ -197,7 +197,7 @@ def sdr(estimate: np.ndarray, reference: np.ndarray) -> float:
 
 def independent_mvdr(scene: Scene, kind: str) -> list[np.ndarray]:
     """Frequency by frequency in scipy's transform, with explicit inverses and no loading."""
-    shape = {"fs": 16000, "window": "hann", "nperseg": 512, "noverlap": 352}
+    shape = {"fs": 16000, "window": "hann", "nperseg": 400, "noverlap": 240, "nfft": 512}
     mixture = scipy.signal.stft(scene.mixture, **shape)[2]
     parts = [scipy.signal.stft(part[0], **shape)[2] for part in (*scene.sources, scene.noise)]
     ratios = scene.ratios(parts)
@@ -219,7 +219,7 @@ def independent_mvdr(scene: Scene, kind: str) -> list[np.ndarray]:
     return streams
 
 
-@pytest.mark.parametrize(("seed", "kind"), [(0, "winner"), (1, "ratio")])
+@pytest.mark.parametrize(("seed", "kind"), [(0, "winner"), (3, "winner"), (1, "ratio")])
 def test_mvdr_gains_what_an_independent_one_gains(seed: int, kind: str) -> None:
     scene = Scene(seed, 24_000)
     parts = torch.from_numpy(np.stack([part[0] for part in (*scene.sources, scene.noise)])).float()
@@ -257,15 +257,14 @@ def test_filters_are_the_closed_form_of_one_direction() -> None:
     np.testing.assert_allclose(found.conj() @ steering, 1.0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["sharp", "winner"])
-def test_silence_and_absent_speakers_do_not_break_the_beamformer(kind: str) -> None:
+def test_silence_and_absent_speakers_do_not_break_the_beamformer() -> None:
     masks = torch.rand(3, 30, 5, generator=torch.Generator().manual_seed(0))
     assert torch.isfinite(mvdr(torch.zeros(7, 30, 5, dtype=torch.complex64), masks, 2)).all()
     heard = torch.complex(noise(7, 30, 5), noise(7, 30, 5, seed=1))
     masks[1] = 0
-    weights = covariance_weights(masks, 2, kind)
+    weights = covariance_weights(masks, 2)
     assert float(weights[1].max()) <= 1e-9
-    streams = mvdr(heard, masks, 2, kind=kind)
+    streams = mvdr(heard, masks, 2)
     assert torch.isfinite(streams).all()
     torch.testing.assert_close(streams[1], torch.zeros(30, 5, dtype=torch.complex64))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from unispeech.models.separation import SeparationModel
 from unispeech.models.stft import Stft
 from unispeech.separate.alone import alone, leave_alone
-from unispeech.separate.beamforming import Weights, mvdr
+from unispeech.separate.beamforming import mvdr
 from unispeech.separate.stitching import Distance, Stitcher
 from unispeech.separate.windows import Grid, Plan, Synthesis, silence_around, windows
 
@@ -36,8 +36,6 @@ class Settings(NamedTuple):
     """Frames that one beamformer filters."""
     beam_context: int = 400
     """Frames on each side that its covariances see too."""
-    weights: Weights = "sharp"
-    """Of the covariances."""
     alone: float = 0.0
     """Share of the speech below which the other speakers count as absent: the stream of the one who
     speaks is then the mixture, untouched by masks. Only of the method `mask`."""
@@ -139,7 +137,7 @@ def _beamformed(
             spectra, masks, gates = (torch.cat(part, 1) for part in zip(*held, strict=True))
             seen, kept = min(frames, stop + context) - begin, slice(done - begin, stop - begin)
             seen_there = (spectra[:, :seen], masks[:, :seen])
-            streams = mvdr(*seen_there, speakers, kept, settings.weights)
+            streams = mvdr(*seen_there, speakers, kept)
             yield streams, masks[:speakers, kept], spectra[0, kept]
             done = stop
             left = max(0, done - context)
