@@ -18,7 +18,7 @@ SHORTEST = 1600
 """Samples below which there is nothing to separate: a tenth of a second."""
 SETTINGS = (
     "oracle", "method", "whole", "history", "current", "future", "distance", "beam",
-    "beam_context", "beam_weights", "alone", "activity", "resample",
+    "beam_context", "alone", "activity", "resample",
 )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def _settings(args: argparse.Namespace, stft: Any) -> Any:
     lengths = (args.history, args.current, args.future)
     plan = None if args.whole else Plan.of_seconds(stft, 16000, *lengths)
     beam, context = (round(s * 16000 / stft.hop) for s in (args.beam, args.beam_context))
-    blocks = (beam, context, args.beam_weights, args.alone)
+    blocks = (beam, context, args.alone)
     return Settings(plan, args.method, args.distance, args.batch, *blocks)
 
 

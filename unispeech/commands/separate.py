@@ -57,12 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--beam-context", type=float, default=4.0, help="seconds it learns from on each side (4)"
     )
     parser.add_argument(
-        "--beam-weights",
-        choices=["sharp", "winner"],
-        default="sharp",
-        help="how masks weight its covariances",
-    )
-    parser.add_argument(
         "--activity", type=float, default=0.35, help="share of the mixture of an active stream"
     )
     parser.add_argument("--batch", type=int, default=8, help="windows estimated together (8)")
