@@ -175,7 +175,7 @@ def read_epoch(folder: Path, count: int) -> Iterator[tuple[int, float]]:
     shards, labels = describe(folder, count)
     batching = BatchingConfig()
     stream = ShardStream(shards, labels, batching, CropConfig(), 0)
-    dataset = Measured(labels, CropConfig(), MixingConfig(), 0, 320, False)
+    dataset = Measured([labels], CropConfig(), MixingConfig(), 0, 320, False)
     for epoch, cuts, memory in batches(dataset, stream, 1):  # type: ignore[attr-defined]
         if epoch > 0:
             return
