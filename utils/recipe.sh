@@ -183,6 +183,12 @@ _receive() { # <signal>
   fi
 }
 
+_still_runs() { # <process>
+  local _state
+  _state=$(ps -o stat= -p "$1" 2>/dev/null) || return
+  [[ $_state && $_state != Z* ]]
+}
+
 _log() { # <time> <command> <exit code> <seconds>
   [[ -n ${exp:-} ]] || return 0
   mkdir -p "$exp" && printf '%s\t%s\t%s\t%s\t%s\n' "$1" "$_stage" "${@:2}" >>"$exp/commands.tsv"
@@ -204,6 +210,10 @@ run() {
     wait "$_child" || code=$?
     # Else a signal ended `wait`, not the command; bash then says 128 + signal, or at times -1.
     ((seen != _signals || code < 0)) || break
+    ((code < 0)) || continue
+    # The status may be lost for good: a command that has ended is not waited for again.
+    _still_runs "$_child" || { code=${_stop:-1}; break; }
+    sleep 0.1
   done
   _child=""
   case $code in # what a command that was stopped by a signal may end with
