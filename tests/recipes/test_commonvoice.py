@@ -60,7 +60,7 @@ def test_stage_2_continues_stage_1(exp: Path) -> None:
     assert second["step"] > 0
     rows = [json.loads(line) for line in (exp / "pretrain/metrics.jsonl").open()]
     rates = [row["ter"] for row in rows if row["phase"] == "valid"]
-    assert rates[-1] < 1.0
+    assert rates[-1] < (1.0 if WHOLE else 1.05)
 
 
 def test_report_says_per(exp: Path) -> None:
