@@ -61,7 +61,7 @@ def test_second_run_skips_everything(exp: Path) -> None:
     files = [*exp.glob("*/checkpoints/*"), *exp.glob("data/*"), *exp.glob("trials/**/*")]
     files += [*exp.glob("audio/**/*.flac"), *exp.glob("embeddings/**/*.npy")]
     before = {path: path.stat().st_mtime_ns for path in files}
-    assert finish("voxceleb", exp, "--stop-stage", "5").count("skipped") >= 10
+    assert finish("voxceleb", exp, "--stop-stage", "5").count("skipped") >= 8
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
