@@ -10,12 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from transformers import WavLMModel
 
 from unispeech.hub.save import save_huggingface
 from unispeech.models.config import HeadsConfig
 from unispeech.models.families import PRESETS
 from unispeech.models.speech import SpeechModel
+from unispeech.train.config import OptimConfig, TrainConfig
+from unispeech.train.optim import build_optimizer, set_step
+from unispeech.train.precision import Precision
 
 # One second of audio at 10 s forward, in GFLOP (two per multiply-add); training takes three times.
 WORK = {"wavlm_base": 14.8, "wavlm_large": 38.4}
@@ -30,6 +34,31 @@ def models(name: str) -> tuple[SpeechModel, WavLMModel]:
         save_huggingface(ours, Path(folder) / "m")
         theirs = WavLMModel.from_pretrained(Path(folder) / "m").eval()
     return ours, theirs
+
+
+def training_step(
+    model: nn.Module, loss_of: Callable[[], Tensor], precision: str
+) -> Callable[[], float]:
+    """One update of `model` by the mean loss that `loss_of` returns; the step returns that loss."""
+    optimizer = build_optimizer(model.parameters(), OptimConfig())
+    held = Precision(TrainConfig(precision=precision), torch.device("cpu"))
+    # The moments belong to the resting size.
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+    def step() -> float:
+        with held.autocast():
+            loss = loss_of()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        set_step(optimizer, OptimConfig(), 1e-6, 0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return step
 
 
 def matrix_rate(dtype: torch.dtype = torch.float32) -> float:

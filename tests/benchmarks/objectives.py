@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import in_own_process, print_peak, timed
+from common import in_own_process, print_peak, timed, training_step
 from torch import Tensor, nn
 from transformers import AutoModel
 
@@ -36,9 +36,7 @@ from unispeech.models.objective import (
 )
 from unispeech.models.pretraining import PretrainingModel, Targets
 from unispeech.models.speech import SpeechModel
-from unispeech.train.config import OptimConfig, PretrainConfig, TrainConfig
-from unispeech.train.optim import build_optimizer, set_step
-from unispeech.train.precision import Precision
+from unispeech.train.config import PretrainConfig
 
 CONF = Path(__file__).parents[2] / "egs/librispeech/conf"
 FOLDERS = {
@@ -60,6 +58,12 @@ class Peer(nn.Module):
         super().__init__()
         self.peer = encoder
         self.config = config
+        self.layers: list[Tensor] = []
+        for layer in encoder.encoder.layers:
+            layer.register_forward_hook(self._keep)
+
+    def _keep(self, layer: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        self.layers.append(output if isinstance(output, Tensor) else output[0])
 
     def front_end(self, waveforms: Tensor, lengths: None, frames: int) -> FrontEnd:
         """Projected frames, as `Encoder.front_end` gives them."""
@@ -75,9 +79,11 @@ class Peer(nn.Module):
     ) -> EncoderOutput:
         """Masked frames through the transformer, as `Encoder.encode`."""
         x = torch.where(time_mask.unsqueeze(2), self.peer.masked_spec_embed, front.frames)
-        output = self.peer.encoder(x, output_hidden_states=True)
+        self.layers = [x]
+        last = self.peer.encoder(x).last_hidden_state
+        layers, self.layers = tuple(self.layers), []
         lengths = torch.full((x.shape[0],), x.shape[1], dtype=torch.int64)
-        return EncoderOutput(output.last_hidden_state, output.hidden_states, lengths, None)
+        return EncoderOutput(last, layers, lengths, None)
 
 
 def setting(name: str) -> tuple[EncoderConfig, ObjectiveConfig]:
@@ -90,14 +96,17 @@ def setting(name: str) -> tuple[EncoderConfig, ObjectiveConfig]:
         encoder, objective = config.model, config.objective
     changes: dict[str, object] = {"layer_drop": 0.0}
     if not encoder.gated:
-        # transformers has no class for ILS-SSL's position bias without a gate.
-        changes["relative_position"] = False
+        # transformers has no class for ILS-SSL's position bias without a gate; the other field has
+        # no effect in Base.
+        changes |= {"relative_position": False, "final_norm": True}
     return encoder.model_copy(update=changes), objective
 
 
 def transformers_encoder(ours: Encoder, objective: ObjectiveConfig) -> nn.Module:
     """The same weights in transformers."""
-    whole = SpeechModel(family_of(ours.config, objective), ours.config, HeadsConfig())
+    family = family_of(ours.config, objective)
+    # Without its bias ILS-SSL has HuBERT's encoder.
+    whole = SpeechModel("hubert" if family == "ils" else family, ours.config, HeadsConfig())
     whole.encoder = ours
     with tempfile.TemporaryDirectory() as folder:
         save_huggingface(whole, Path(folder) / "m")
@@ -132,25 +141,12 @@ def step_of(
         )
     batch = layout(encoder, *wavs.shape, None, targets.labels, targets.ratios)
     draws = draw(objective, encoder, batch, torch.arange(rows), 0, 1)
-    optimizer = build_optimizer(model.parameters(), OptimConfig())
-    held = Precision(TrainConfig(precision=precision), torch.device("cpu"))
-    # The moments belong to the resting size.
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
-    def step() -> float:
-        with held.autocast():
-            output = model(wavs, None, targets, draws)
-        (output.loss / output.sample_size).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        set_step(optimizer, OptimConfig(), 1e-6, 0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(output.loss.detach()) / output.sample_size
+    def loss() -> Tensor:
+        output = model(wavs, None, targets, draws)
+        return output.loss / output.sample_size
 
-    return step, model
+    return training_step(model, loss, precision), model
 
 
 def compare(name: str, args: argparse.Namespace) -> None:

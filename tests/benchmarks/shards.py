@@ -135,9 +135,7 @@ def describe(folder: Path, count: int) -> tuple[ShardFolder, ShardLabels]:
     facts = {"shards": count // SIZE, "cuts": count, "seconds": 3.5 * count, "sha256": "x"}
     write_json(audio / "shards.json", facts)
     entry = {"audio": "x", "kmeans": ""}
-    write_json(
-        labels / "labels.json", {"rate": RATE, "clusters": 2, "sets": {}, "shards": entry}
-    )
+    write_json(labels / "labels.json", {"rate": RATE, "clusters": 2, "sets": {}, "shards": entry})
     shards = ShardFolder(audio)
     return shards, ShardLabels(labels, shards)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from common import WORK, in_own_process, matrix_rate, models, print_peak, timed
+from common import WORK, in_own_process, matrix_rate, models, print_peak, timed, training_step
 from torch import Tensor, nn
 from transformers import WavLMModel
 
@@ -24,10 +24,8 @@ from unispeech.losses.masked import masked_prediction
 from unispeech.models.config import MaskConfig
 from unispeech.models.encoder import Encoder
 from unispeech.models.masking import span_mask
-from unispeech.train.config import OptimConfig, TrainConfig
+from unispeech.train.config import TrainConfig
 from unispeech.train.execution import set_execution
-from unispeech.train.optim import build_optimizer, set_step
-from unispeech.train.precision import Precision
 
 LABELS = 504
 VARIANTS = ("ours", "ours, recomputing", "peer", "peer, recomputing")
@@ -77,27 +75,10 @@ def set_variant(model: Pretraining, variant: str) -> None:
 
 def step_of(
     encoder: Encoder | WavLMModel, precision: str, inputs: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Pretraining, Callable[[], None]]:
+) -> tuple[Pretraining, Callable[[], float]]:
     """The model of one side and its training step."""
     model = Pretraining(encoder).train()
-    optimizer = build_optimizer(model.parameters(), OptimConfig())
-    held = Precision(TrainConfig(precision=precision), torch.device("cpu"))
-    # The moments belong to the resting size.
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-    def step() -> None:
-        with held.autocast():
-            loss = model(*inputs)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        set_step(optimizer, OptimConfig(), 1e-6, 0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return model, step
+    return model, training_step(model, lambda: model(*inputs), precision)
 
 
 def encoders() -> dict[str, Encoder | WavLMModel]:
