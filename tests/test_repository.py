@@ -139,7 +139,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "config": (BASE, set()),
     "storage": (BASE, set()),
-    "models": (BASE | {"losses"}, {"safetensors"}),
+    "kernels": (BASE, set()),
+    "models": (BASE | {"losses", "kernels"}, {"safetensors"}),
     "losses": (BASE, set()),
     "data": (BASE, {"lhotse", "scipy", "sentencepiece", "sklearn", "soundfile", "tqdm"}),
     "decode": (

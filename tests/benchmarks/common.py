@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -17,10 +17,12 @@ from unispeech.hub.save import save_huggingface
 from unispeech.models.config import HeadsConfig
 from unispeech.models.families import PRESETS
 from unispeech.models.speech import SpeechModel
+from unispeech.storage import write_json
 from unispeech.train.config import OptimConfig, TrainConfig
 from unispeech.train.optim import build_optimizer, set_step
 from unispeech.train.precision import Precision
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # One second of audio at 10 s forward, in GFLOP (two per multiply-add); training takes three times.
 WORK = {"wavlm_base": 14.8, "wavlm_large": 38.4}
 
@@ -37,11 +39,11 @@ def models(name: str) -> tuple[SpeechModel, WavLMModel]:
 
 
 def training_step(
-    model: nn.Module, loss_of: Callable[[], Tensor], precision: str
+    model: nn.Module, loss_of: Callable[[], Tensor], precision: str, device: str = "cpu"
 ) -> Callable[[], float]:
     """One update of `model` by the mean loss that `loss_of` returns; the step returns that loss."""
     optimizer = build_optimizer(model.parameters(), OptimConfig())
-    held = Precision(TrainConfig(precision=precision), torch.device("cpu"))
+    held = Precision(TrainConfig(precision=precision), torch.device(device))
     # The moments belong to the resting size.
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -61,17 +63,63 @@ def training_step(
     return step
 
 
-def matrix_rate(dtype: torch.dtype = torch.float32) -> float:
-    """GFLOP/s of a matrix product of the shapes of Base."""
-    a, b = torch.randn(500, 768).to(dtype), torch.randn(768, 3072).to(dtype)
-    best = min(timed(lambda: a @ b) for _ in range(20))
-    return 2 * 500 * 768 * 3072 / best / 1e9
+class Table:
+    """A table that is printed row by row and kept for a file.
+
+    Args:
+        columns: name of each column, and how its values are printed (`.2f`, `.0%`, `s`).
+    """
+
+    def __init__(self, columns: dict[str, str]) -> None:
+        self.columns = columns
+        self.rows: list[dict[str, object]] = []
+        print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
+
+    def add(self, *values: object) -> None:
+        """Print and keep a row; None is a value that does not exist."""
+        self.rows.append(dict(zip(self.columns, values, strict=True)))
+        print(printed(self.columns, values), flush=True)
 
 
-def timed(action: Callable[[], object]) -> float:
+def printed(columns: dict[str, str], values: Iterable[object]) -> str:
+    """A row of a table in Markdown."""
+    cells = zip(values, columns.values(), strict=True)
+    return "| " + " | ".join("-" if v is None else format(v, form) for v, form in cells) + " |"
+
+
+def save(path: Path | None, tables: list[Table], device: str = "cpu") -> None:
+    """Write the tables of a run and what this machine can do, measured now."""
+    if path is not None:
+        found = [{"columns": table.columns, "rows": table.rows} for table in tables]
+        write_json(path, {"limits": limits(device), "tables": found})
+
+
+def limits(device: str = "cpu") -> dict[str, float]:
+    """What this machine can do: matrix products in GFLOP/s, copies in GB/s (read and written)."""
+    source = torch.randn(64 * 2**20, device=device)
+    target = torch.empty_like(source)
+    best = min(timed(lambda: target.copy_(source), device) for _ in range(10))
+    rates = {f"{n} GFLOP/s": matrix_rate(d, device) for n, d in PRECISIONS.items()}
+    return {**rates, "copy GB/s": 8 * source.numel() / best / 1e9}
+
+
+def matrix_rate(dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
+    """GFLOP/s of a matrix product: shapes of Base on a CPU, large ones on a GPU."""
+    m, k, n = (500, 768, 3072) if device == "cpu" else (8192, 8192, 8192)
+    a = torch.randn(m, k, device=device).to(dtype)
+    b = torch.randn(k, n, device=device).to(dtype)
+    best = min(timed(lambda: a @ b, device) for _ in range(20))
+    return 2 * m * k * n / best / 1e9
+
+
+def timed(action: Callable[[], object], device: str = "cpu") -> float:
     """Seconds of one call."""
+    if device != "cpu":
+        torch.cuda.synchronize()
     start = time.perf_counter()
     action()
+    if device != "cpu":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 

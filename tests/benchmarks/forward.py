@@ -1,22 +1,38 @@
 """Forward pass of WavLM against transformers' `WavLMModel` with the same weights.
 
     python tests/benchmarks/forward.py [--threads 2] [--repeats 5] [--cases base_single ...]
+        [--precisions fp32 bf16] [--device cpu] [--json FILE]
 
-Each case runs both models in turn in one process, so that a busy machine disturbs both alike, and
-prints the ratio of the median times, the largest difference of the outputs, the extra peak memory
-of each (measured in processes of their own) and the share of this machine's own matrix product
-rate.
+Each case runs all models in turn in one process, so that a busy machine disturbs them alike, and
+prints the ratio of the median times to transformers' fp32 forward pass, the largest (bf16: mean)
+difference of the outputs from it, in brackets that of transformers' own bf16 autocast, the extra
+peak memory of each (measured in processes of their own) and the share of this machine's own matrix
+product rate.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from common import WORK, in_own_process, matrix_rate, models, print_peak, timed
+from common import (
+    PRECISIONS,
+    WORK,
+    Table,
+    in_own_process,
+    matrix_rate,
+    models,
+    print_peak,
+    save,
+    timed,
+)
 from torch import Tensor
+
+from unispeech.models.encoder import normalize_waveforms
 
 RAGGED = [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0]
 CASES = {
@@ -34,61 +50,79 @@ def batch(seconds: list[float]) -> tuple[Tensor, Tensor]:
     return wavs * (torch.arange(wavs.shape[1]) < lengths[:, None]), lengths
 
 
-def runs(name: str, seconds: list[float]) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """One forward pass of each."""
-    ours, theirs = models(name)
-    wavs, lengths = batch(seconds)
-    mask = (torch.arange(wavs.shape[1]) < lengths[:, None]).long()
-    inputs = wavs
-    if ours.config.normalize:
-        from unispeech.models.encoder import normalize_waveforms
-
-        inputs = normalize_waveforms(wavs, lengths)
+def runs(case: str, precision: str, device: str) -> dict[str, Callable[[], Tensor]]:
+    """One forward pass of each: ours, theirs in fp32, and theirs in this precision."""
+    name, seconds = CASES[case]
+    ours, theirs = (model.to(device) for model in models(name))
+    ours = ours.to(PRECISIONS[precision])
+    wavs, lengths = (x.to(device) for x in batch(seconds))
+    mask = (torch.arange(wavs.shape[1], device=device) < lengths[:, None]).long()
+    inputs = normalize_waveforms(wavs, lengths) if ours.config.normalize else wavs
     is_ragged = len(seconds) > 1
 
     def mine() -> Tensor:
-        return ours(wavs, lengths if is_ragged else None).last
+        own = wavs.to(PRECISIONS[precision])
+        return ours(own, lengths if is_ragged else None, keep=False).last.float()
 
     def peer() -> Tensor:
         return theirs(inputs, attention_mask=mask if is_ragged else None).last_hidden_state
 
-    return mine, peer
+    def cast() -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            return peer().float()
+
+    return {"ours": mine, "peer": peer, "peer cast": cast}
 
 
-def print_memory(case: str, which: str) -> None:
+def print_memory(case: str, which: str, precision: str) -> None:
     """Body of a process that measures one model."""
-    actions = runs(*CASES[case])
+    action = runs(case, precision, "cpu")[which]
     with torch.inference_mode():
-        print_peak(actions[which == "theirs"])
+        print_peak(action)
 
 
-def compare(case: str, repeats: int, threads: int) -> None:
+def distance(one: Tensor, other: Tensor, seconds: list[float], precision: str) -> float:
+    """Largest difference over valid frames in fp32, mean difference in bf16."""
+    sizes = [int((s * 16000 - 400) // 320 + 1) for s in seconds]
+    parts = [(one[i, :n] - other[i, :n]).abs().flatten() for i, n in enumerate(sizes)]
+    every = torch.cat(parts)
+    return float(every.max() if precision == "fp32" else every.mean())
+
+
+def compare(case: str, precision: str, args: argparse.Namespace, table: Table) -> None:
     """Run one case and print its row."""
     name, seconds = CASES[case]
-    mine, peer = runs(name, seconds)
-    times: tuple[list[float], list[float]] = ([], [])
+    actions = runs(case, precision, args.device)
+    if precision == "fp32":
+        actions.pop("peer cast")
+    times: dict[str, list[float]] = {which: [] for which in actions}
     with torch.inference_mode():
-        outputs = mine(), peer()
-        for _ in range(repeats):
-            for action, kept in zip((mine, peer), times, strict=True):
-                kept.append(timed(action))
-    ours, theirs = map(statistics.median, times)
+        outputs = {which: action() for which, action in actions.items()}
+        for _ in range(args.repeats):
+            for which, action in actions.items():
+                times[which].append(timed(action, args.device))
+    ours, theirs = (statistics.median(times[which]) for which in ("ours", "peer"))
     # Padding changes the peer's group norm, so a ragged Base batch has nothing to compare with.
-    is_comparable = len(seconds) == 1 or name == "wavlm_large"
-    difference = "-"
-    if is_comparable:
-        pairs = [
-            (outputs[0][i, :n] - outputs[1][i, :n]).abs().max()
-            for i, n in enumerate(int((s * 16000 - 400) // 320 + 1) for s in seconds)
-        ]
-        difference = f"{float(max(pairs)):.1e}"
+    difference = None
+    if len(seconds) == 1 or name == "wavlm_large":
+        found = [distance(outputs[w], outputs["peer"], seconds, precision)
+                 for w in ("ours", "peer cast") if w in outputs]  # fmt: skip
+        difference = " ".join(f"{x:.1e}" if not i else f"({x:.1e})" for i, x in enumerate(found))
     rate = WORK[name] * sum(seconds) / ours
-    memory = [in_own_process(__file__, [case, w], threads) for w in ("ours", "theirs")]
-    print(
-        f"| {case} | {theirs / ours:.2f} | {ours:.2f} | {theirs:.2f} | {difference} |"
-        f" {memory[0]:.0f} | {memory[1]:.0f} | {rate / matrix_rate():.0%} |",
-        flush=True,
-    )
+    cast = statistics.median(times["peer cast"]) if "peer cast" in times else None
+    memory: list[float | None] = [None, None]
+    if args.device == "cpu":
+        words = [[case, which, precision] for which in ("ours", "peer")]
+        memory = [in_own_process(__file__, w, args.threads) for w in words]
+    peak = matrix_rate(PRECISIONS[precision], args.device)
+    table.add(case, precision, theirs / ours, ours, theirs, cast, difference, *memory, rate / peak)
+
+
+COLUMNS = {
+    "case": "s", "precision": "s", "speed ratio": ".2f", "ours s": ".3f", "theirs fp32 s": ".3f",
+    "theirs cast s": ".3f", "difference": "s", "ours MB": ".0f", "theirs MB": ".0f",
+    "of peak": ".0%",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -97,16 +131,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory:
         print_memory(*args.memory)
         return
-    print("| case | speed ratio | ours s | theirs s | difference | ours MB | theirs MB | of peak |")
-    print("|---|---|---|---|---|---|---|---|")
-    for case in args.cases:
-        compare(case, args.repeats, args.threads)
+    table = Table(COLUMNS)
+    for case, precision in itertools.product(args.cases, args.precisions):
+        compare(case, precision, args, table)
+    save(args.json, [table], args.device)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """One training step of WavLM Base: ours against transformers' `WavLMModel` with the same head.
 
-    python tests/benchmarks/training.py [--threads 2] [--repeats 3] [--seconds 10] [--rows 4]
+    python tests/benchmarks/training.py [--threads 2] [--repeats 5] [--seconds 10 10 10 10]
+        [--precisions fp32 bf16] [--device cpu] [--json FILE]
 
 A step is forward, masked prediction, backward, clipping and AdamW. All variants take their turns in
 one process, so that a busy machine disturbs them alike. Printed are medians, ratios to the peer,
 the peak memory of one step above the resting size with weights and optimizer (each measured in a
-process of its own) and the share of this machine's matrix product rate, recomputation not counted.
+process of its own) and the share of this machine's matrix product rate, recomputation and padding
+not counted. In a ragged batch padding changes the statistics of transformers' group norm, hence its
+loss.
 """
 
 from __future__ import annotations
@@ -13,10 +16,22 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-from common import WORK, in_own_process, matrix_rate, models, print_peak, timed, training_step
+from common import (
+    PRECISIONS,
+    WORK,
+    Table,
+    in_own_process,
+    matrix_rate,
+    models,
+    print_peak,
+    save,
+    timed,
+    training_step,
+)
 from torch import Tensor, nn
 from transformers import WavLMModel
 
@@ -29,7 +44,10 @@ from unispeech.train.execution import set_execution
 
 LABELS = 504
 VARIANTS = ("ours", "ours, recomputing", "peer", "peer, recomputing")
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+COLUMNS = {
+    "precision": "s", "step": "s", "loss": ".5f", "s": ".2f", "audio s/s": ".2f",
+    "speed ratio": ".2f", "MB": ".0f", "memory ratio": ".2f", "of peak": ".0%",
+}  # fmt: skip
 
 
 class Pretraining(nn.Module):
@@ -42,24 +60,38 @@ class Pretraining(nn.Module):
         self.projection = nn.Linear(768, 256)
         self.labels = nn.Parameter(torch.rand(LABELS, 256))
 
-    def forward(self, wavs: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        self, wavs: Tensor, lengths: Tensor | None, mask: Tensor, targets: Tensor
+    ) -> Tensor:
         """Loss in nats per masked frame."""
         if isinstance(self.encoder, Encoder):
-            hidden = self.encoder.encode(self.encoder.front_end(wavs, None), mask).last
+            hidden = self.encoder.encode(self.encoder.front_end(wavs, lengths), mask).last
         else:
-            hidden = self.encoder(wavs, mask_time_indices=mask).last_hidden_state
+            valid = None
+            if lengths is not None:
+                valid = (torch.arange(wavs.shape[1], device=wavs.device) < lengths[:, None]).long()
+            output = self.encoder(wavs, attention_mask=valid, mask_time_indices=mask)
+            hidden = output.last_hidden_state
         output = masked_prediction(self.projection(hidden[mask]), self.labels, targets[mask])
         return output.loss / output.frames
 
 
-def batch(rows: int, seconds: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise, its mask and its labels."""
+Inputs = tuple[Tensor, Tensor | None, Tensor, Tensor]
+
+
+def batch(seconds: list[float]) -> Inputs:
+    """Noise, its lengths where they differ, its mask and its labels."""
     generator = torch.Generator().manual_seed(1)
-    wavs = 0.1 * torch.randn(rows, round(seconds * 16000), generator=generator)
-    frames = (wavs.shape[1] - 400) // 320 + 1
-    masks = [span_mask(frames, MaskConfig(), np.random.default_rng(row)) for row in range(rows)]
-    targets = torch.randint(4, LABELS, (rows, frames), generator=generator)
-    return wavs, torch.from_numpy(np.stack(masks)), targets
+    samples = torch.tensor([round(s * 16000) for s in seconds])
+    wavs = 0.1 * torch.randn(len(seconds), int(samples.max()), generator=generator)
+    wavs = wavs * (torch.arange(wavs.shape[1]) < samples[:, None])
+    frames = (samples - 400) // 320 + 1
+    mask = torch.zeros(len(seconds), int(frames.max()), dtype=torch.bool)
+    for row, size in enumerate(frames.tolist()):
+        own = span_mask(size, MaskConfig(), np.random.default_rng(row))
+        mask[row, :size] = torch.from_numpy(own)
+    targets = torch.randint(4, LABELS, mask.shape, generator=generator)
+    return wavs, samples if len(set(seconds)) > 1 else None, mask, targets
 
 
 def set_variant(model: Pretraining, variant: str) -> None:
@@ -74,11 +106,11 @@ def set_variant(model: Pretraining, variant: str) -> None:
 
 
 def step_of(
-    encoder: Encoder | WavLMModel, precision: str, inputs: tuple[Tensor, Tensor, Tensor]
+    encoder: Encoder | WavLMModel, precision: str, inputs: Inputs
 ) -> tuple[Pretraining, Callable[[], float]]:
     """The model of one side and its training step."""
-    model = Pretraining(encoder).train()
-    return model, training_step(model, lambda: model(*inputs), precision)
+    model = Pretraining(encoder).to(inputs[0].device).train()
+    return model, training_step(model, lambda: model(*inputs), precision, inputs[0].device.type)
 
 
 def encoders() -> dict[str, Encoder | WavLMModel]:
@@ -88,43 +120,43 @@ def encoders() -> dict[str, Encoder | WavLMModel]:
     return {"ours": ours.encoder, "peer": theirs}
 
 
-def compare(precision: str, args: argparse.Namespace) -> None:
+def compare(precision: str, args: argparse.Namespace, table: Table) -> None:
     """Time all variants of one precision and print their rows."""
-    inputs = batch(args.rows, args.seconds)
+    inputs = tuple(x if x is None else x.to(args.device) for x in batch(args.seconds))
     sides = {side: step_of(e, precision, inputs) for side, e in encoders().items()}
+    losses = {}
     with torch.no_grad():
-        losses = [float(model.eval()(*inputs)) for model, _ in sides.values()]
-        for model, _ in sides.values():
+        for side, (model, _) in sides.items():
+            losses[side] = float(model.eval()(*inputs))
             model.train()
     times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for repeat in range(args.repeats + 1):
         for variant, kept in times.items():
             model, step = sides[variant.split(",")[0]]
             set_variant(model, variant)
-            seconds = timed(step)
+            spent = timed(step, args.device)
             if repeat:
-                kept.append(seconds)
-    audio = args.rows * args.seconds
+                kept.append(spent)
     medians = {variant: statistics.median(kept) for variant, kept in times.items()}
-    size = [precision, str(args.rows), str(args.seconds)]
-    memory = {v: in_own_process(__file__, [v, *size], args.threads) for v in VARIANTS}
-    peak = matrix_rate(PRECISIONS[precision])
-    print(f"losses {losses[0]:.5f} and {losses[1]:.5f}, matrix product {peak:.0f} GFLOP/s")
-    print("| precision | step | s | audio s/s | speed ratio | MB | memory ratio | of peak |")
-    print("|---|---|---|---|---|---|---|---|")
+    size = [precision, " ".join(map(str, args.seconds))]
+    memory: dict[str, float] = {}
+    if args.device == "cpu":
+        memory = {v: in_own_process(__file__, [v, *size], args.threads) for v in VARIANTS}
+    audio = sum(args.seconds)
+    peak = matrix_rate(PRECISIONS[precision], args.device)
     for variant in VARIANTS:
-        used = 3 * WORK["wavlm_base"] * audio / medians[variant] / peak
-        print(
-            f"| {precision} | {variant} | {medians[variant]:.2f} | {audio / medians[variant]:.2f} |"
-            f" {medians['peer'] / medians[variant]:.2f} | {memory[variant]:.0f} |"
-            f" {memory[variant] / memory['peer']:.2f} | {used:.0%} |",
-            flush=True,
-        )
+        spent, mine = medians[variant], memory.get(variant)
+        share = None if mine is None else mine / memory["peer"]
+        used = 3 * WORK["wavlm_base"] * audio / spent / peak
+        loss = losses[variant.split(",")[0]]
+        speed = medians["peer"] / spent
+        table.add(precision, variant, loss, spent, audio / spent, speed, mine, share, used)
 
 
-def print_memory(variant: str, precision: str, rows: int, seconds: float) -> None:
+def print_memory(variant: str, precision: str, seconds: str) -> None:
     """Body of a process that measures one variant."""
-    model, step = step_of(encoders()[variant.split(",")[0]], precision, batch(rows, seconds))
+    inputs = batch([float(s) for s in seconds.split()])
+    model, step = step_of(encoders()[variant.split(",")[0]], precision, inputs)
     set_variant(model, variant)
     print_peak(step)
 
@@ -133,19 +165,21 @@ def main() -> None:
     """Parse the options and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0] * 4)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
-    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory:
-        variant, precision, rows, seconds = args.memory
-        print_memory(variant, precision, int(rows), float(seconds))
+        print_memory(*args.memory)
         return
+    table = Table(COLUMNS)
     for precision in args.precisions:
-        compare(precision, args)
+        compare(precision, args, table)
+    save(args.json, [table], args.device)
 
 
 if __name__ == "__main__":

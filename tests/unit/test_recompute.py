@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unispeech.models import recompute
+from unispeech.kernels import recompute
 
 
 def draw(seed: int, *shape: int) -> Tensor:

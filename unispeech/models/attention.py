@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unispeech.models import recompute
+from unispeech.kernels.table import PLAIN, Kernels
 from unispeech.models.config import EncoderConfig
 
 
@@ -44,19 +46,12 @@ class RelativePositionBias(nn.Module):
         self.embedding = nn.Embedding(config.num_buckets, config.heads)
 
     def forward(self, frames: int) -> Tensor:
-        """Bias `(H, T, T)` for query i and key j: `table[bucket(j - i)]`."""
+        """`(H, 2T - 1)`: the bias of keys T - 1 before the query to T - 1 behind it."""
         device = self.embedding.weight.device
         distance = torch.arange(1 - frames, frames, device=device)
         buckets = relative_buckets(distance, self.num_buckets, self.max_distance)
-        values = self.embedding(buckets).t()
-        if torch.compiler.is_exporting():
-            # The exporters fix the length of a window; an index they keep variable.
-            steps = torch.arange(frames, device=device)
-            looked_up: Tensor = values[:, steps - steps.unsqueeze(1) + frames - 1]
-            return looked_up
-        # Row i is a window of the 2T - 1 values that starts T - 1 - i.
-        windows: Tensor = values.unfold(1, frames, 1)
-        return windows.flip(1)
+        values: Tensor = self.embedding(buckets).t()
+        return values
 
 
 class SelfAttention(nn.Module):
@@ -75,6 +70,8 @@ class SelfAttention(nn.Module):
         if config.gated:
             self.grep_linear = nn.Linear(self.head_dim, 8)
             self.grep_a = nn.Parameter(torch.ones(1, config.heads, 1, 1))
+        if self.q_proj.weight.device.type != "meta":
+            self.merge()
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate `(B, H, T, 1)` of the bias from the layer input `x (B, T, D)`, per query.
@@ -91,46 +88,84 @@ class SelfAttention(nn.Module):
         update, reset = gates.chunk(2, dim=-1)
         return update * (reset * self.grep_a - 1.0) + 2.0
 
-    def forward(self, x: Tensor, bias: Tensor | None, padding_mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        padding: Any,
+        kernels: Kernels = PLAIN,
+        sizes: Sequence[int] | None = None,
+    ) -> Tensor:
         """Attend.
 
         Args:
             x: `(B, T, D)`.
-            bias: `(H, T, T)` ungated relative position bias, or None.
-            padding_mask: `(B, T)` bool, True = padding, or None.
+            bias: ungated relative position bias, as the kernels have it, or None.
+            padding: as the kernels have it, or None.
+            kernels: the formulation.
+            sizes: frames of each utterance where one row holds several.
 
         Returns:
             `(B, T, D)`.
         """
         batch, frames, dim = x.shape
         shape = (batch, frames, self.heads, self.head_dim)
-        q = self.q_proj(x).view(shape).transpose(1, 2)
-        k = self.k_proj(x).view(shape).transpose(1, 2)
-        v = self.v_proj(x).view(shape).transpose(1, 2)
+        q, k, v = (part.view(shape).transpose(1, 2) for part in self._projected(x, kernels))
         gate = self.gate(x) if bias is not None and self.is_gated else None
         dropout = self.dropout if self.training else 0.0
-        if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # torch has no CPU kernel with a gradient for the bias; without one it keeps several
-            # matrices of (B, H, T, T) in every layer.
-            context = recompute.attention(q, k, v, bias, gate, padding_mask, dropout)
-        else:
-            mask = _additive_mask(q, bias, gate, padding_mask)
-            # Its kernels compute the logits in fp32, so those of fp16 cannot overflow.
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        context = kernels.attention(q, k, v, bias, gate, padding, dropout, **packed(sizes))
         out: Tensor = self.out_proj(context.transpose(1, 2).reshape(batch, frames, dim))
         return out
 
+    def _projected(self, x: Tensor, kernels: Kernels) -> tuple[Tensor, ...]:
+        """Queries, keys and values `(B, T, D)`."""
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        if not kernels.merges or not self.is_merged():
+            return tuple(layer(x) for layer in layers)
+        weight, bias = self.q_proj.weight, self.q_proj.bias
+        dim = weight.shape[0]
+        whole = F.linear(
+            x, weight.as_strided((3 * dim, dim), (dim, 1)), bias.as_strided((3 * dim,), (1,))
+        )
+        return whole.chunk(3, -1)
 
-def _additive_mask(
-    q: Tensor, bias: Tensor | None, gate: Tensor | None, padding_mask: Tensor | None
-) -> Tensor | None:
-    mask = None
-    if bias is not None:
-        mask = bias.expand(len(q), -1, -1, -1) if gate is None else gate * bias
-        mask = mask.to(q.dtype)
-    if padding_mask is None:
-        return mask
-    padded = padding_mask[:, None, None, :]
-    if mask is None:
-        mask = torch.zeros_like(padded, dtype=q.dtype)
-    return mask.masked_fill(padded, float("-inf"))
+    def is_merged(self) -> bool:
+        """Whether the three projections lie one behind the other in memory, as one matrix."""
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        return all(
+            _are_adjacent([getattr(layer, name) for layer in layers]) for name in ("weight", "bias")
+        )
+
+    def merge(self) -> None:
+        """Move the three projections together; they stay three parameters."""
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        with torch.no_grad(), torch.inference_mode(False):
+            for name in ("weight", "bias"):
+                own = [getattr(layer, name) for layer in layers]
+                whole = torch.cat([parameter.detach() for parameter in own])
+                for parameter, part in zip(own, whole.chunk(3), strict=True):
+                    parameter.data = part
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SelfAttention:
+        # Another precision or device has other memory.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.q_proj.weight.device.type != "meta":
+            self.merge()
+        return self
+
+
+def packed(sizes: Sequence[int] | None) -> dict[str, Sequence[int]]:
+    """The argument of kernels that take several utterances in one row; others lack it."""
+    return {} if sizes is None else {"sizes": sizes}
+
+
+def _are_adjacent(parts: Sequence[Tensor]) -> bool:
+    first = parts[0]
+    size = first.numel() * first.element_size()
+    return all(
+        part.is_contiguous()
+        and part.dtype == first.dtype
+        and part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        and part.data_ptr() == first.data_ptr() + number * size
+        for number, part in enumerate(parts)
+    )

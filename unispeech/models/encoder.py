@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from unispeech.errors import DataError
+from unispeech.kernels.table import choose
 from unispeech.models.config import EncoderConfig
 from unispeech.models.frontend import ConvExtractor, frame_padding_mask
 from unispeech.models.transformer import Transformer
@@ -21,7 +22,7 @@ class EncoderOutput(NamedTuple):
     last: Tensor
     """`(B, T, D)` final output, after the final norm where the family has one."""
     layers: tuple[Tensor, ...]
-    """L + 1 raw states `(B, T, D)`: the encoder input, then each layer."""
+    """L + 1 raw states `(B, T, D)`: the encoder input, then each layer; none if not asked for."""
     lengths: Tensor
     """`(B,)` int64 valid frames."""
     padding_mask: Tensor | None
@@ -91,6 +92,7 @@ class Encoder(nn.Module):
         channel_mask: Tensor | None = None,
         dropped: frozenset[int] = frozenset(),
         until: int | None = None,
+        keep: bool = True,
     ) -> EncoderOutput:
         """Mask and run the transformer.
 
@@ -100,13 +102,14 @@ class Encoder(nn.Module):
             channel_mask: `(B, D)` bool, channels set to zero for the whole utterance.
             dropped: layers to skip.
             until: stop behind so many layers.
+            keep: whether the states of the layers are wanted.
         """
         x = front.frames
         if time_mask is not None:
             x = torch.where(time_mask.unsqueeze(2), self.mask_emb.to(x.dtype), x)
         if channel_mask is not None:
             x = x.masked_fill(channel_mask.unsqueeze(1), 0.0)
-        last, states = self.encoder(x, front.padding_mask, dropped, until)
+        last, states = self.encoder(x, front.padding_mask, dropped, until, keep)
         if front.padding_mask is None:
             lengths = torch.full((x.shape[0],), x.shape[1], dtype=torch.int64, device=x.device)
         else:
@@ -114,7 +117,11 @@ class Encoder(nn.Module):
         return EncoderOutput(last, states, lengths, front.padding_mask)
 
     def forward(
-        self, waveforms: Tensor, lengths: Tensor | None = None, until: int | None = None
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None = None,
+        until: int | None = None,
+        keep: bool = True,
     ) -> EncoderOutput:
         """Encode waveforms as they come: `normalize` is applied here.
 
@@ -122,6 +129,7 @@ class Encoder(nn.Module):
             waveforms: `(B, N)` float32 in [-1, 1], 16 kHz.
             lengths: `(B,)` int64 valid samples, or None when nothing is padded.
             until: stop behind so many layers, 0 to L; None runs all and the final norm.
+            keep: whether the states of the layers are wanted; without them memory stays small.
 
         Raises:
             DataError: an utterance is too short for one frame, or there is no such layer.
@@ -135,43 +143,44 @@ class Encoder(nn.Module):
             )
         if until is not None and not 0 <= until <= self.config.layers:
             raise DataError("no such layer", expected=f"0 to {self.config.layers}", found=until)
-        if lengths is not None and self._is_better_one_by_one(waveforms, lengths):
-            single = [
-                self._encode_whole(row[None, :length], None, until)
-                for row, length in zip(waveforms, lengths.tolist(), strict=True)
-            ]
-            return _padded(single)
-        return self._encode_whole(waveforms, lengths, until)
+        if lengths is not None and self._packs(waveforms, lengths):
+            return self._encode_packed(waveforms, lengths, until, keep)
+        front = self.front_end(self._normalized(waveforms, lengths), lengths)
+        return self.encode(front, until=until, keep=keep)
 
-    def _encode_whole(
-        self, waveforms: Tensor, lengths: Tensor | None, until: int | None
-    ) -> EncoderOutput:
-        if self.config.normalize:
-            waveforms = normalize_waveforms(waveforms, lengths)
-        return self.encode(self.front_end(waveforms, lengths), until=until)
+    def _normalized(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        return normalize_waveforms(waveforms, lengths) if self.config.normalize else waveforms
 
-    def _is_better_one_by_one(self, waveforms: Tensor, lengths: Tensor) -> bool:
-        """Whether padding would only cost time: on a CPU one utterance fills the cores.
+    def _packs(self, waveforms: Tensor, lengths: Tensor) -> bool:
+        """Whether utterances go one behind the other, so that no padding is computed.
 
         Under the exact rule both ways give the same states.
         """
-        if self.training or torch.is_grad_enabled() or waveforms.device.type != "cpu":
-            return False
         is_ragged = bool((lengths != waveforms.shape[1]).any())
-        return is_ragged and self.config.padding_rule == "exact"
+        is_exact = self.config.padding_rule == "exact" and not self.training
+        return is_ragged and is_exact and choose(waveforms.device).packs
+
+    def _encode_packed(
+        self, waveforms: Tensor, lengths: Tensor, until: int | None, keep: bool
+    ) -> EncoderOutput:
+        fronts = [
+            self.front_end(self._normalized(row[None, :length], None), None).frames
+            for row, length in zip(waveforms, lengths.tolist(), strict=True)
+        ]
+        sizes = [front.shape[1] for front in fronts]
+        last, states = self.encoder(torch.cat(fronts, 1), None, until=until, keep=keep, sizes=sizes)
+        frames = torch.tensor(sizes)
+        return EncoderOutput(
+            _unpacked(last, sizes),
+            tuple(_unpacked(state, sizes) for state in states),
+            frames,
+            torch.arange(max(sizes)) >= frames.unsqueeze(1),
+        )
 
 
-def _padded(outputs: list[EncoderOutput]) -> EncoderOutput:
-    """One batch of single utterances, zeros behind their frames."""
-    lengths = torch.cat([output.lengths for output in outputs])
-    layers = zip(*(output.layers for output in outputs), strict=True)
-    positions = torch.arange(int(lengths.max()))
-    return EncoderOutput(
-        pad_sequence([output.last[0] for output in outputs], batch_first=True),
-        tuple(pad_sequence([s[0] for s in states], batch_first=True) for states in layers),
-        lengths,
-        positions >= lengths.unsqueeze(1),
-    )
+def _unpacked(x: Tensor, sizes: list[int]) -> Tensor:
+    """`(1, N, D)` to `(B, T, D)`, zeros behind the frames of each utterance."""
+    return pad_sequence(list(torch.split(x[0], sizes)), batch_first=True)
 
 
 def normalize_waveforms(waveforms: Tensor, lengths: Tensor | None) -> Tensor:

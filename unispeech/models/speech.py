@@ -40,14 +40,18 @@ class SpeechModel(nn.Module):
         return self.encoder.config
 
     def forward(
-        self, waveforms: Tensor, lengths: Tensor | None = None, until: int | None = None
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None = None,
+        until: int | None = None,
+        keep: bool = True,
     ) -> EncoderOutput:
         """Hidden states of waveforms `(B, N)`; see `Encoder.forward`."""
-        output: EncoderOutput = self.encoder(waveforms, lengths, until)
+        output: EncoderOutput = self.encoder(waveforms, lengths, until, keep)
         return output
 
     def logits(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """CTC logits `(B, T, tokens)` and valid frames `(B,)` of a recogniser."""
         assert self.heads.proj is not None, "the model has no CTC layer"
-        output = self(waveforms, lengths)
+        output = self(waveforms, lengths, keep=False)
         return self.heads.proj(output.last), output.lengths

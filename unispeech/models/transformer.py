@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unispeech.models.attention import RelativePositionBias, SelfAttention
+from unispeech.kernels.table import PLAIN, Kernels, choose
+from unispeech.models.attention import RelativePositionBias, SelfAttention, packed
 from unispeech.models.config import EncoderConfig
-from unispeech.models.recompute import gelu_linear
 
 
 class PositionalConv(nn.Module):
@@ -48,13 +50,11 @@ class PositionalConv(nn.Module):
             self._folded = (state, self.weight_g * (self.weight_v / self._norm()))
         return self._folded[1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x (B, T, D)` to `(B, T, D)`."""
-        weight = self.weight().to(x.dtype)
-        kernel = weight.shape[2]
-        y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=kernel // 2, groups=self.groups)
-        # An even kernel with symmetric padding gives one frame too many.
-        return F.gelu(y[:, :, : x.shape[1]]).transpose(1, 2)
+    def forward(
+        self, x: Tensor, kernels: Kernels = PLAIN, sizes: Sequence[int] | None = None
+    ) -> Tensor:
+        """`x (B, T, D)` to `(B, T, D)`; the other arguments as in `SelfAttention.forward`."""
+        return kernels.positions(x, self.weight(), self.bias, self.groups, **packed(sizes))
 
 
 class TransformerLayer(nn.Module):
@@ -71,25 +71,28 @@ class TransformerLayer(nn.Module):
         self.fc2 = nn.Linear(config.ffn_dim, config.dim)
         self.final_layer_norm = nn.LayerNorm(config.dim)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        has_dropout = self.training and self.activation_dropout > 0
-        if has_dropout or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            x = self.fc2(F.dropout(F.gelu(x), self.activation_dropout, self.training))
-        else:
-            x = gelu_linear(x, self.fc2.weight, self.fc2.bias)
+    def _feed_forward(self, x: Tensor, kernels: Kernels) -> Tensor:
+        dropout = self.activation_dropout if self.training else 0.0
+        wide, narrow = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
+        x = kernels.feed_forward(x, wide, narrow, dropout)
         return F.dropout(x, self.dropout, self.training)
 
-    def _attend(self, x: Tensor, bias: Tensor | None, padding_mask: Tensor | None) -> Tensor:
-        return F.dropout(self.self_attn(x, bias, padding_mask), self.dropout, self.training)
-
-    def forward(self, x: Tensor, bias: Tensor | None, padding_mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        padding: Any,
+        kernels: Kernels = PLAIN,
+        sizes: Sequence[int] | None = None,
+    ) -> Tensor:
         """`x (B, T, D)` to `(B, T, D)`; the other arguments as in `SelfAttention.forward`."""
+        attended = self.self_attn_layer_norm(x) if self.norm_first else x
+        attended = self.self_attn(attended, bias, padding, kernels, sizes)
+        x = x + F.dropout(attended, self.dropout, self.training)
         if self.norm_first:
-            x = x + self._attend(self.self_attn_layer_norm(x), bias, padding_mask)
-            return x + self._feed_forward(self.final_layer_norm(x))
-        x = self.self_attn_layer_norm(x + self._attend(x, bias, padding_mask))
-        return self.final_layer_norm(x + self._feed_forward(x))  # type: ignore[no-any-return]
+            return x + self._feed_forward(self.final_layer_norm(x), kernels)
+        x = self.self_attn_layer_norm(x)
+        return self.final_layer_norm(x + self._feed_forward(x, kernels))  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):
@@ -112,6 +115,8 @@ class Transformer(nn.Module):
         padding_mask: Tensor | None,
         dropped: frozenset[int] = frozenset(),
         until: int | None = None,
+        keep: bool = True,
+        sizes: Sequence[int] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encode frames.
 
@@ -120,30 +125,42 @@ class Transformer(nn.Module):
             padding_mask: `(B, T)` bool, True = padding, or None.
             dropped: layers to skip (LayerDrop).
             until: stop behind so many layers.
+            keep: whether the states of the layers are wanted.
+            sizes: frames of each utterance where one row holds several, one behind the other.
 
         Returns:
             The output `(B, T, D)`, after the final norm where the family has one and all layers
             ran, and the raw states `(B, T, D)`: the input of the first layer, then the output of
-            each layer.
+            each layer; none of them without `keep`.
         """
+        kernels = choose(x.device, self._is_compiled())
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(2), 0.0)
-        x = x + self.pos_conv(x)
+        x = x + self.pos_conv(x, kernels, sizes)
         if not self.config.norm_first:
             x = self.layer_norm(x)
         x = F.dropout(x, self.config.dropout, self.training)
-        bias = None if self.relative_position is None else self.relative_position(x.shape[1])
-        states = [x]
-        for index, layer in enumerate(self.layers[:until]):
+        bias, padding = None, kernels.padding(padding_mask)
+        if self.relative_position is not None:
+            longest = x.shape[1] if sizes is None else max(sizes)
+            bias = kernels.bias(self.relative_position(longest))
+        states = [x] if keep else []
+        number = len(self.layers) if until is None else until
+        for index, layer in enumerate(self.layers[:number]):
             if index not in dropped:
+                given = (x, bias, padding, kernels, sizes)
                 if self.activation_checkpointing and torch.is_grad_enabled():
-                    x = checkpoint(layer, x, bias, padding_mask, use_reentrant=False)
+                    x = checkpoint(layer, *given, use_reentrant=False)
                 else:
-                    x = layer(x, bias, padding_mask)
-            states.append(x)
-        is_whole = len(states) == len(self.layers) + 1
+                    x = layer(*given)
+            if keep:
+                states.append(x)
         has_norm = self.config.norm_first and self.config.final_norm
+        is_whole = number == len(self.layers)
         return (self.layer_norm(x) if has_norm and is_whole else x), tuple(states)
+
+    def _is_compiled(self) -> bool:
+        return any(layer._compiled_call_impl is not None for layer in self.layers)
 
 
 def draw_dropped_layers(config: EncoderConfig, seed: int) -> frozenset[int]:

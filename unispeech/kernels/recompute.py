@@ -6,42 +6,103 @@ computed again; matrix products of forward and backward pass are done once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unispeech.kernels.blocks import (
+    EPSILON,
+    Block,
+    autocast_dtype,
+    conv_windows,
+    valid_frames,
+    window_rows,
+)
 
-def conv_windows(time: int, kernel: int, stride: int) -> Iterator[tuple[int, int]]:
-    """The taps of a 1-D convolution in groups of `stride`: first tap and number of taps.
+
+def extract(waveforms: Tensor, lengths: Tensor | None, blocks: Sequence[Block]) -> Tensor:
+    """Waveforms to frames; arguments and result as in `plain.extract`."""
+    x = waveforms.unsqueeze(2)
+    for index, block in enumerate(blocks):
+        if lengths is not None:
+            lengths = (lengths - block.kernel) // block.stride + 1
+        if block.norm == "group":
+            x = channel_norm(x if index == 0 else F.gelu(x), lengths, block)
+            continue
+        if index == 0:
+            x = first_conv(x, block)
+        else:
+            x = gelu_conv(x, block.weight, block.bias, block.stride)
+        if block.norm == "layer":
+            x = F.layer_norm(x, x.shape[2:], block.scale, block.shift, EPSILON)
+    return F.gelu(x)
+
+
+def first_conv(x: Tensor, block: Block) -> Tensor:
+    """`conv1d` of one channel, `(B, N, 1)` to `(B, T, O)`, as a product of its windows."""
+    windows = x.unfold(1, block.kernel, block.stride).flatten(2)
+    return F.linear(windows, block.weight.flatten(1), block.bias)
+
+
+def channel_norm(x: Tensor, lengths: Tensor | None, block: Block) -> Tensor:
+    """Convolution and group norm with one group per channel, over the time of each utterance.
+
+    A convolution is linear in its input, so the statistics of its output follow from the mean and
+    covariance of its input windows and the norm becomes a scale of the filters: the wide output is
+    written once and never read for statistics. A bias of the convolution cancels.
 
     Args:
-        time: input frames; must hold one window.
-        kernel: taps, at least `stride`.
-        stride: step between two outputs.
-    """
-    assert time >= kernel >= stride
-    for start in range(0, kernel, stride):
-        yield start, min(stride, kernel - start)
-
-
-def window_rows(x: Tensor, start: int, taps: int, stride: int, frames: int) -> Tensor:
-    """The inputs of some taps, one window per output frame.
-
-    Args:
-        x: `(B, T, C)`, the last two dimensions contiguous.
-        start: first tap.
-        taps: number of taps, at most `stride`.
-        stride: step between two windows.
-        frames: number of windows.
+        x: `(B, T, C)`.
+        lengths: `(B,)` valid output frames whose statistics count, or None for all.
+        block: convolution and norm.
 
     Returns:
-        `(B, frames, taps, C)`, a view.
+        `(B, T', O)`.
     """
-    span = x[:, start : start + (frames - 1) * stride + taps]
-    return span.unfold(1, taps, stride).transpose(2, 3)
+    assert block.shift is not None
+    windows = x.unfold(1, block.kernel, block.stride).flatten(2)
+    # Sums of squares over so many frames leave the range of fp16.
+    with torch.autocast(x.device.type, enabled=False):
+        wide = windows.to(torch.promote_types(x.dtype, torch.float32))
+        if lengths is None:
+            centred = wide - wide.mean(1, keepdim=True)
+            covariance = centred.transpose(1, 2) @ centred / windows.shape[1]
+        else:
+            valid = valid_frames(lengths, windows.shape[1]).unsqueeze(2)
+            count = lengths.clamp(min=1).view(-1, 1, 1)
+            centred = wide - (wide * valid).sum(1, keepdim=True) / count
+            known = centred * valid
+            covariance = known.transpose(1, 2) @ known / count
+        scaled = scaled_filters(block, covariance)
+    shift = block.shift.expand(len(x), 1, -1)
+    return torch.baddbmm(shift, centred.to(shift.dtype), scaled.to(shift.dtype))
+
+
+def scaled_filters(block: Block, covariance: Tensor) -> Tensor:
+    """Filters `(B, C K, O)` that give the norm's scale as deviation, in the type of `covariance`.
+
+    Args:
+        block: convolution and norm.
+        covariance: `(B, C K, C K)` of the input windows, fp32 or wider.
+    """
+    assert block.scale is not None
+    taps = block.weight.flatten(1).to(covariance.dtype)
+    variance = ((taps @ covariance) * taps).sum(2)
+    scale = block.scale * torch.rsqrt(variance.clamp(min=0) + EPSILON)
+    return (scale.unsqueeze(2) * taps).transpose(1, 2)
+
+
+def feed_forward(
+    x: Tensor, wide: tuple[Tensor, Tensor], narrow: tuple[Tensor, Tensor], dropout: float
+) -> Tensor:
+    """Linear layer, GELU, dropout, linear layer; arguments as in `plain.feed_forward`."""
+    x = F.linear(x, *wide)
+    if dropout > 0:
+        return F.linear(F.dropout(F.gelu(x), dropout), *narrow)
+    return gelu_linear(x, *narrow)
 
 
 def gelu_conv(y: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -56,7 +117,7 @@ def gelu_conv(y: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Te
     Returns:
         `(B, floor((T - K) / stride) + 1, O)`; under autocast in its precision.
     """
-    cast = _autocast_dtype(y)
+    cast = autocast_dtype(y)
     y, weight = y.to(cast), weight.to(cast)
     bias = None if bias is None else bias.to(cast)
     out: Tensor = _GeluConv.apply(y, weight, bias, stride)  # type: ignore[no-untyped-call]
@@ -247,8 +308,3 @@ def _attention_weights(
     if padding_mask is not None:
         logits.masked_fill_(padding_mask[row], float("-inf"))
     return logits.softmax(2)
-
-
-def _autocast_dtype(x: Tensor) -> torch.dtype:
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

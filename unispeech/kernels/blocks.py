@@ -1,0 +1,77 @@
+"""One convolution of the extractor as the formulations take it, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-5
+
+
+class Block(NamedTuple):
+    """Convolution without padding, an optional norm, and a GELU."""
+
+    weight: Tensor
+    """`(O, C, K)`, `K >= stride`."""
+    bias: Tensor | None
+    """`(O,)` or None."""
+    stride: int
+    norm: Literal["group", "layer"] | None
+    """`group`: over time, one group per channel; `layer`: over channels."""
+    scale: Tensor | None
+    """`(O,)` of the norm."""
+    shift: Tensor | None
+    """`(O,)` of the norm."""
+
+    @property
+    def kernel(self) -> int:
+        """Taps."""
+        return self.weight.shape[2]
+
+    def frames(self, samples: int | Tensor) -> int | Tensor:
+        """Frames out of so many in."""
+        return (samples - self.kernel) // self.stride + 1
+
+
+def valid_frames(lengths: Tensor, frames: int) -> Tensor:
+    """`(B, frames)` bool, True for the first `lengths` of each row."""
+    return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def conv_windows(time: int, kernel: int, stride: int) -> Iterator[tuple[int, int]]:
+    """The taps of a 1-D convolution in groups of `stride`: first tap and number of taps.
+
+    Args:
+        time: input frames; must hold one window.
+        kernel: taps, at least `stride`.
+        stride: step between two outputs.
+    """
+    assert time >= kernel >= stride
+    for start in range(0, kernel, stride):
+        yield start, min(stride, kernel - start)
+
+
+def window_rows(x: Tensor, start: int, taps: int, stride: int, frames: int) -> Tensor:
+    """The inputs of some taps, one window per output frame.
+
+    Args:
+        x: `(B, T, C)`, the last two dimensions contiguous.
+        start: first tap.
+        taps: number of taps, at most `stride`.
+        stride: step between two windows.
+        frames: number of windows.
+
+    Returns:
+        `(B, frames, taps, C)`, a view.
+    """
+    span = x[:, start : start + (frames - 1) * stride + taps]
+    return span.unfold(1, taps, stride).transpose(2, 3)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The precision in which autocast would multiply `x`."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
