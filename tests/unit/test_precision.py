@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lhotse import CutSet
+from torch import Tensor
 
 from unispeech.__main__ import main
 from unispeech.data.config import BatchingConfig
