@@ -1,7 +1,7 @@
 """Diarization of long recordings: time and peak memory against length.
 
     python tests/benchmarks/diarization.py [--model EXP/diarization_frozen] \
-        [--speech FILE ...] [--minutes 7.5 15 30 60 120] [--picture curve.png]
+        [--speech FILE ...] [--minutes 7.5 15 30 60 120] [--picture curve.png] [--json FILE]
 
 Recordings are made of the files in turn, two to five seconds of each with pauses between, or of
 coloured noise. Each is diarized by the command `diarize` in a process of its own, whose peak memory
@@ -26,6 +26,7 @@ import numpy.typing as npt
 import soundfile
 import torch
 import yaml
+from common import Table, save
 from matplotlib.figure import Figure
 
 from unispeech.models.config import EncoderConfig
@@ -35,6 +36,7 @@ from unispeech.report.figures import BLUE, STYLE, VERMILION
 
 RATE = 16000
 TINY = Path(__file__).parents[2] / "egs" / "callhome" / "conf" / "tiny"
+COLUMNS = {"minutes": "g", "seconds": ".1f", "times real time": ".1f", "peak MB": ".0f"}
 Samples = npt.NDArray[np.float32]
 
 
@@ -134,10 +136,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[7.5, 15, 30, 60, 120])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     sources = voices(args.speech)
     rows = []
-    print("| minutes | seconds | times real time | peak memory, MB |\n|---:|---:|---:|---:|")
+    table = Table(COLUMNS)
     with tempfile.TemporaryDirectory() as name:
         model = args.model or random_model(Path(name) / "model.pt")
         for number, minutes in enumerate(args.minutes):
@@ -145,8 +148,8 @@ def main() -> None:
             write(audio, sources, 60 * minutes)
             seconds, megabytes = diarize(model, audio, output, args.threads)
             rows.append((minutes, seconds, megabytes))
-            speed = 60 * minutes / seconds
-            print(f"| {minutes:g} | {seconds:.1f} | {speed:.1f} | {megabytes:.0f} |", flush=True)
+            table.add(minutes, seconds, 60 * minutes / seconds, megabytes)
+    save(args.json, [table])
     if args.picture:
         draw(args.picture, rows)
 

@@ -1,7 +1,7 @@
 """One training step of every objective: our encoder against transformers' below the same heads.
 
-    python tests/benchmarks/objectives.py [--threads 2] [--repeats 3] [--seconds 10] [--rows 4]
-        [--precision fp32] [--objectives hubert ils ...]
+    python tests/benchmarks/objectives.py [--threads 2] [--repeats 5] [--seconds 10] [--rows 4]
+        [--precision fp32] [--objectives hubert ils ...] [--json FILE]
 
 Encoders have the size of Base and the same weights on both sides, heads, masks and distractors are
 the same, and so are the losses. A step is forward, objective, backward, clipping and AdamW. Both
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import in_own_process, print_peak, timed, training_step
+from common import Table, in_own_process, print_peak, save, timed, training_step
 from torch import Tensor, nn
 from transformers import AutoModel
 
@@ -48,6 +48,10 @@ FOLDERS = {
 }
 OBJECTIVES = (*FOLDERS, "unispeech")
 SIDES = ("ours", "peer")
+COLUMNS = {
+    "objective": "s", "precision": "s", "loss": ".4f", "peer loss": ".4f", "s": ".2f",
+    "peer s": ".2f", "audio s/s": ".2f", "ratio": ".2f", "MB": ".0f", "peer MB": ".0f",
+}  # fmt: skip
 CLUSTERS, TOKENS = 500, 100
 
 
@@ -149,7 +153,7 @@ def step_of(
     return training_step(model, loss, precision), model
 
 
-def compare(name: str, args: argparse.Namespace) -> None:
+def compare(name: str, args: argparse.Namespace, table: Table) -> None:
     """Time both sides of one objective and print its row."""
     made = {s: step_of(name, s, args.precision, args.rows, args.seconds) for s in SIDES}
     losses = []
@@ -166,11 +170,7 @@ def compare(name: str, args: argparse.Namespace) -> None:
     memory = [in_own_process(__file__, [name, side, *size], args.threads) for side in SIDES]
     ours, peer = (statistics.median(times[side]) for side in SIDES)
     audio = args.rows * args.seconds
-    print(
-        f"| {name} | {losses[0]:.4f} / {losses[1]:.4f} | {ours:.2f} | {peer:.2f} |"
-        f" {audio / ours:.2f} | {peer / ours:.2f} | {memory[0]:.0f} | {memory[1]:.0f} |",
-        flush=True,
-    )
+    table.add(name, args.precision, *losses, ours, peer, audio / ours, peer / ours, *memory)
 
 
 def step_loss(step: Callable[[], float], model: PretrainingModel) -> float:
@@ -185,11 +185,12 @@ def main() -> None:
     """Parse the options and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -199,10 +200,10 @@ def main() -> None:
         model.train()
         print_peak(step)
         return
-    print("| objective | loss, ours / peer | ours s | peer s | audio s/s | ratio | MB | peer MB |")
-    print("|---|---|---|---|---|---|---|---|")
+    table = Table(COLUMNS)
     for name in args.objectives:
-        compare(name, args)
+        compare(name, args, table)
+    save(args.json, [table])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Real-time factor and memory of separation over the length of a recording.
 
     python tests/benchmarks/separation.py [--minutes 1 10 60] [--model MODEL ...] [--channels 1 7]
-        [--speech FOLDER] [--threads N] [--device cuda]
+        [--speech FOLDER] [--threads N] [--device cuda] [--json FILE]
 
 MODEL is an experiment or checkpoint of `separation`, or the name of a shape whose random weights
 cost the same: `magnitude` (the Conformer alone), `wavlm_base_plus`, `wavlm_large`. The mixture is
@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import torch
-from common import memory_of_this_process
+from common import Table, memory_of_this_process, save
 
 from unispeech.__main__ import main as unispeech
 from unispeech.models.families import PRESETS
@@ -35,6 +35,10 @@ from unispeech.models.separation import SeparationModel
 from unispeech.models.separation_config import SeparationConfig
 from unispeech.score.multi_stream import Spoken, orc
 
+COLUMNS = {
+    "model": "s", "channels": "d", "minutes": "g", "real-time factor": ".3f", "peak MiB": ".0f",
+    "of it while separating": ".0f",
+}  # fmt: skip
 RATE = 16000
 WORDS = 150
 """Of a minute: read speech."""
@@ -146,13 +150,13 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, metavar="FOLDER")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         measure(args)
         return
-    print("| model | channels | minutes | real-time factor | peak MiB | of it while separating |")
-    print("|---|---:|---:|---:|---:|---:|")
+    table = Table(COLUMNS)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         models = [Path(m) if Path(m).exists() else random_model(m, place) for m in args.model]
@@ -162,13 +166,12 @@ def main() -> None:
             for model in models:
                 seconds, peak, growth = separated(model, recording, args)
                 factor = seconds / (60 * minutes)
-                row = f"{model.stem} | {channels} | {minutes:g} | {factor:.3f}"
-                print(f"| {row} | {peak:.0f} | {growth:.0f} |", flush=True)
+                table.add(model.stem, channels, minutes, factor, peak, growth)
             recording.unlink()
-    print("\n| minutes | words | ORC-WER, seconds | assignment |\n|---:|---:|---:|---|")
+    scores = Table({"minutes": "g", "words": "d", "ORC-WER s": ".2f", "assignment": "s"})
     for minutes in args.minutes:
-        words, seconds, way = scoring(minutes)
-        print(f"| {minutes:g} | {words} | {seconds:.2f} | {way} |", flush=True)
+        scores.add(minutes, *scoring(minutes))
+    save(args.json, [table, scores], args.device)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Speaker verification: embeddings against the encoder alone, and passes over lists of trials.
 
     python tests/benchmarks/verification.py [--threads 2] [--encoder wavlm_base_plus]
-        [--utterances 1000] [--repeats 5]
+        [--utterances 1000] [--repeats 5] [--json FILE]
 
 The first table times `embed` as a command does it, audio files to embeddings on disk, and the
 encoder's forward pass over the same batches in memory, in turn, part by part of the utterances. The
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from common import Table, save
 
 from unispeech.commands._embedding import _batches, embed_cuts
 from unispeech.data.embeddings import write_embeddings
@@ -33,6 +34,10 @@ from unispeech.models.speaker_config import SpeakerConfig
 RATE = 16000
 LISTS = {"10,000 trials": (10_000, 1_000, 40), "Vox1-E (cleaned)": (579_818, 145_160, 1251)}
 """Trials, utterances, speakers."""
+EMBEDDINGS = {
+    "encoder": "s", "utterances": "d", "embed: audio s/s": ".1f", "encoder alone": ".1f",
+    "share": ".0%",
+}  # fmt: skip
 WIDTH = 256
 COHORT = 5994
 
@@ -49,8 +54,8 @@ def write_audio(folder: Path, count: int) -> float:
     return total
 
 
-def embedding_times(folder: Path, name: str, repeats: int) -> None:
-    """Print the row of an encoder."""
+def embedding_times(folder: Path, name: str, repeats: int, table: Table) -> None:
+    """Add the row of an encoder."""
     torch.manual_seed(0)
     model = SpeakerModel(SpeakerConfig(), PRESETS[name].encoder).eval()
     encoder = model.encoder
@@ -78,10 +83,8 @@ def embedding_times(folder: Path, name: str, repeats: int) -> None:
         times[1].append(time.perf_counter() - began)
     whole, alone = (sum(side) for side in times)
     ratios = [b / a for a, b in zip(*times, strict=True)]
-    print(
-        f"| {name} | {len(cuts)} | {seconds / whole:.1f} | {seconds / alone:.1f} |"
-        f" {statistics.median(ratios):.0%} |"
-    )
+    share = statistics.median(ratios)
+    table.add(name, len(cuts), seconds / whole, seconds / alone, share)
 
 
 def folder_of_embeddings(folder: Path, count: int, speakers: int, seed: int) -> list[str]:
@@ -116,8 +119,8 @@ def write_trials(path: Path, names: list[str], speakers: int, count: int) -> Non
     path.write_text("".join(lines))
 
 
-def trial_times(folder: Path, title: str) -> None:
-    """Print the row of a list."""
+def trial_times(folder: Path, title: str, table: Table) -> None:
+    """Add the row of a list."""
     count, utterances, speakers = LISTS[title]
     utterances -= utterances % speakers
     places = {name: folder / name for name in ("eval", "cohort", "list", "scores")}
@@ -136,7 +139,7 @@ def trial_times(folder: Path, title: str) -> None:
     began = time.perf_counter()
     result = subprocess.run(measured, capture_output=True, text=True, check=True)
     spent = time.perf_counter() - began
-    print(f"| {title} | {count} | {spent:.1f} | {int(result.stderr.split()[-1]) / 1024:.0f} |")
+    table.add(title, count, spent, int(result.stderr.split()[-1]) / 1024)
 
 
 CHILD = """
@@ -153,18 +156,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--encoder", nargs="+", choices=PRESETS, default=["wavlm_base_plus"])
     parser.add_argument("--utterances", type=int, default=1000)
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print("| list | trials | seconds | MB |\n|---|---:|---:|---:|", flush=True)
+    trials = Table({"list": "s", "trials": "d", "seconds": ".1f", "MB": ".0f"})
     for title in LISTS:
         with tempfile.TemporaryDirectory() as folder:
-            trial_times(Path(folder), title)
-    print("\n| encoder | utterances | embed: audio s / s | encoder alone | share |")
-    print("|---|---:|---:|---:|---:|", flush=True)
+            trial_times(Path(folder), title, trials)
+    embeddings = Table(EMBEDDINGS)
     with tempfile.TemporaryDirectory() as folder:
         write_audio(Path(folder), args.utterances)
         for name in args.encoder:
-            embedding_times(Path(folder), name, args.repeats)
+            embedding_times(Path(folder), name, args.repeats, embeddings)
+    save(args.json, [trials, embeddings])
 
 
 if __name__ == "__main__":
