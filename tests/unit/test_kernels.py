@@ -220,7 +220,9 @@ def test_the_choice(monkeypatch) -> None:
     monkeypatch.setenv(table.PLAIN_VARIABLE, "0")
     assert table.choose(cpu) is table.CPU_TRAINING
     assert table.choose(cpu, is_compiled=True) is table.PLAIN
+    assert table.choose(cuda) is table.CUDA
     monkeypatch.setattr(flex, "is_available", lambda: True)
+    monkeypatch.setenv(table.FLEX_VARIABLE, "1")
     assert table.choose(cuda) is table.CUDA_FLEX
     with torch.no_grad():
         assert table.choose(cpu) is table.CPU_INFERENCE

@@ -1,6 +1,7 @@
 """The table of formulations, and the one place where one of them is chosen.
 
 `UNISPEECH_PLAIN=1` in the environment chooses torch's own operations for everything.
+`UNISPEECH_FLEX=1` chooses FlexAttention on a GPU, where it has not been run yet.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from unispeech.kernels import flex, inference, plain, recompute
 
 PLAIN_VARIABLE = "UNISPEECH_PLAIN"
+FLEX_VARIABLE = "UNISPEECH_FLEX"
 
 
 class Kernels(NamedTuple):
@@ -87,8 +89,13 @@ def choose(device: torch.device, is_compiled: bool = False) -> Kernels:
         is_compiled: the layers go through torch's compiler, which makes kernels of its own.
     """
     is_traced = torch.compiler.is_compiling() or torch._C._is_tracing()
-    if is_compiled or is_traced or os.environ.get(PLAIN_VARIABLE, "0") not in ("", "0"):
+    if is_compiled or is_traced or _is_set(PLAIN_VARIABLE):
         return PLAIN
     if device.type == "cpu":
         return CPU_TRAINING if torch.is_grad_enabled() else CPU_INFERENCE
-    return CUDA_FLEX if device.type == "cuda" and flex.is_available() else CUDA
+    wants_flex = device.type == "cuda" and _is_set(FLEX_VARIABLE)
+    return CUDA_FLEX if wants_flex and flex.is_available() else CUDA
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "0") not in ("", "0")
