@@ -54,7 +54,9 @@ def test_activity_loss_is_the_smallest_of_all_orders(chunk) -> None:
             order: float(F.binary_cross_entropy_with_logits(own, truth[:, list(order)]))
             for order in itertools.permutations(range(logits.shape[2]))
         }
-        assert float(found.loss[row]) == pytest.approx(min(losses.values()), rel=1e-4, abs=1e-6)
+        # A frame that is right costs softplus(x) - x: nothing is left of it but rounding of x.
+        rounding = 1e-6 * max(1.0, float(own.abs().max()))
+        assert float(found.loss[row]) == pytest.approx(min(losses.values()), rel=1e-4, abs=rounding)
         chosen = losses[tuple(found.order[row].tolist())]
         assert chosen == pytest.approx(min(losses.values()), rel=1e-4, abs=1e-6)
 
