@@ -12,7 +12,9 @@ would consume, in cores that read.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -58,7 +60,7 @@ def sources(folder: Path, speech: Path) -> dict[str, Callable[[int], Any]]:
     write_cuts(cuts, manifest)
     export_shards(manifest, folder / "shards", 100, 1)
     shards = ShardFolder(folder / "shards")
-    batching = BatchingConfig(shuffle_buffer=min(2000, len(cuts)))
+    batching = BatchingConfig(shuffle_buffer=max(1, min(2000, len(cuts) // 4)))
 
     def from_files(seed: int) -> BatchStream:
         return BatchStream(CutSet.from_cuts(cuts), batching, seed, epochs=1)
@@ -69,14 +71,12 @@ def sources(folder: Path, speech: Path) -> dict[str, Callable[[int], Any]]:
     return {"files": from_files, "shards": from_shards}
 
 
-def read_epoch(stream: Any) -> tuple[int, float]:
-    """Batches, and seconds of audio a second."""
+def read(stream: Any, limit: int) -> tuple[int, float]:
+    """Batches, at most `limit`, and seconds of audio a second."""
     dataset = PretrainDataset([], CropConfig(), MixingConfig(), 0, 320, False)
     began = time.perf_counter()
     samples = number = 0
-    for batch in batches(dataset, stream, 0):
-        if batch.position.epoch > 0:
-            break
+    for batch in itertools.islice(batches(dataset, stream, 0), limit):
         number += 1
         samples += batch.waveforms.numel()
     return number, samples / RATE / (time.perf_counter() - began)
@@ -99,10 +99,12 @@ def main() -> None:
             write_audio(speech, args.utterances)
         made = sources(Path(name), speech)
         rates: dict[str, list[float]] = {source: [] for source in made}
-        counts = {}
+        counts: dict[str, int] = {}
         for repeat in range(args.repeats):
             for source, stream in made.items():
-                counts[source], rate = read_epoch(stream(repeat))
+                # Shards are read without end; as much of them as an epoch of files has.
+                limit = counts.get("files", sys.maxsize)
+                counts[source], rate = read(stream(repeat), limit)
                 rates[source].append(rate)
     table = Table(COLUMNS)
     for source, found in rates.items():
