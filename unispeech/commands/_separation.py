@@ -70,12 +70,14 @@ def separate_recording(cut: Any, model: Any, args: argparse.Namespace) -> None:
         NumericsError: a mask is not finite.
     """
     import numpy as np
+    import torch
 
     from unispeech.data.streams import ChannelReader, stream_files, write_activity
     from unispeech.models.separation_config import SeparationConfig
     from unispeech.models.stft import Stft
     from unispeech.separate.activity import active_pieces
     from unispeech.separate.pipeline import separate
+    from unispeech.separate.windows import Grid
 
     reader = ChannelReader(cut, args.method == "mvdr", args.resample)
     reader.require(SHORTEST)
@@ -85,19 +87,21 @@ def separate_recording(cut: Any, model: Any, args: argparse.Namespace) -> None:
     estimate = _estimate(cut, model, stft, reader.samples, args)
     settings = _settings(args, stft)
     folder = args.output / cut.id
-    shares, powers = [], []
+    # Small arrays that live long, made one by one between large ones, would keep the memory of the
+    # large ones from being used again.
+    levels = np.empty((2, shape.speakers, Grid(stft, reader.samples).frames), np.float32)
+    done = 0
     with stream_files(folder, shape.speakers) as writer:
         try:
             for part in separate(*source, stft, estimate, shape.speakers, settings):
                 writer.write(part.audio.numpy())
-                shares.append(part.share.numpy())
-                powers.append(part.power.numpy())
+                begun, done = done, done + part.share.shape[1]
+                levels[:, :, begun:done] = torch.stack([part.share, part.power]).numpy()
         except UnispeechError as error:
             error.where = error.where or reader.where
             raise
         warning = reader.verdict(args.allow_clipped)
-    share, power = (np.concatenate(parts, 1) for parts in (shares, powers))
-    pieces = active_pieces(share, power, stft.hop / 16000, args.activity)
+    pieces = active_pieces(levels[0], levels[1], stft.hop / 16000, args.activity)
     seconds = [[_seconds(piece, stft, reader.samples) for piece in one] for one in pieces]
     write_activity(folder, cut, reader.samples, seconds)
     if warning:
