@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Length = TypeVar("Length", int, Tensor)
 
 EPSILON = 1e-5
 
@@ -31,7 +32,7 @@ class Block(NamedTuple):
         """Taps."""
         return self.weight.shape[2]
 
-    def frames(self, samples: int | Tensor) -> int | Tensor:
+    def frames(self, samples: Length) -> Length:
         """Frames out of so many in."""
         return (samples - self.kernel) // self.stride + 1
 
@@ -41,17 +42,23 @@ def valid_frames(lengths: Tensor, frames: int) -> Tensor:
     return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)
 
 
-def conv_windows(time: int, kernel: int, stride: int) -> Iterator[tuple[int, int]]:
-    """The taps of a 1-D convolution in groups of `stride`: first tap and number of taps.
+def tap_matrices(weight: Tensor, stride: int) -> list[tuple[int, int, Tensor]]:
+    """The filters of a 1-D convolution in groups of `stride` taps.
 
     Args:
-        time: input frames; must hold one window.
-        kernel: taps, at least `stride`.
+        weight: `(O, C, K)`, `K >= stride`.
         stride: step between two outputs.
+
+    Returns:
+        First tap, number of taps and matrix `(O, taps * C)` of each group.
     """
-    assert time >= kernel >= stride
-    for start in range(0, kernel, stride):
-        yield start, min(stride, kernel - start)
+    outputs, _, kernel = weight.shape
+    assert kernel >= stride
+    groups = [(start, min(stride, kernel - start)) for start in range(0, kernel, stride)]
+    return [
+        (start, taps, weight[:, :, start : start + taps].transpose(1, 2).reshape(outputs, -1))
+        for start, taps in groups
+    ]
 
 
 def window_rows(x: Tensor, start: int, taps: int, stride: int, frames: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unispeech.kernels import plain
-from unispeech.kernels.blocks import EPSILON, Block, autocast_dtype, conv_windows
+from unispeech.kernels.blocks import EPSILON, Block, autocast_dtype, tap_matrices
 from unispeech.kernels.recompute import scaled_filters
 
 CHUNK = 100
@@ -38,7 +38,7 @@ def extract(waveforms: Tensor, lengths: Tensor | None, blocks: Sequence[Block]) 
     convs = [_matrices(block, dtype) for block in blocks[1:]]
     frames = waveforms.shape[1]
     for block in blocks:
-        frames = (frames - block.kernel) // block.stride + 1
+        frames = block.frames(frames)
     out = torch.empty(len(waveforms), frames, blocks[-1].weight.shape[0], dtype=dtype)
     with torch.autocast("cpu", enabled=False):
         for row, waveform in enumerate(waveforms):
@@ -98,19 +98,14 @@ def _first(
 
 
 def _matrices(block: Block, dtype: torch.dtype) -> _Conv:
-    outputs = block.weight.shape[0]
-    taps = [
-        (start, count, block.weight[:, :, start : start + count].transpose(1, 2))
-        for start, count in conv_windows(block.kernel, block.kernel, block.stride)
-    ]
-    flat = [(start, n, part.reshape(outputs, -1).to(dtype).t()) for start, n, part in taps]
-    return _Conv(block, flat)
+    groups = tap_matrices(block.weight, block.stride)
+    return _Conv(block, [(start, n, part.to(dtype).t()) for start, n, part in groups])
 
 
 def _convolve(x: Tensor, conv: _Conv) -> Tensor:
     """`(T, C)` to `(T', O)`: `stride` adjacent rows are one long row, without a copy."""
-    kernel, stride = conv.block.kernel, conv.block.stride
-    frames = (len(x) - kernel) // stride + 1
+    stride = conv.block.stride
+    frames = conv.block.frames(len(x))
     out = None
     for start, count, matrix in conv.taps:
         if count == stride:

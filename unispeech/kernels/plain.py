@@ -26,7 +26,7 @@ def extract(waveforms: Tensor, lengths: Tensor | None, blocks: Sequence[Block]) 
     for block in blocks:
         x = F.conv1d(x, block.weight, block.bias, block.stride)
         if lengths is not None:
-            lengths = (lengths - block.kernel) // block.stride + 1
+            lengths = block.frames(lengths)
         if block.norm == "group" and lengths is None:
             x = F.group_norm(x, x.shape[1], block.scale, block.shift, EPSILON)
         elif block.norm == "group":

@@ -17,7 +17,7 @@ from unispeech.kernels.blocks import (
     EPSILON,
     Block,
     autocast_dtype,
-    conv_windows,
+    tap_matrices,
     valid_frames,
     window_rows,
 )
@@ -28,7 +28,7 @@ def extract(waveforms: Tensor, lengths: Tensor | None, blocks: Sequence[Block]) 
     x = waveforms.unsqueeze(2)
     for index, block in enumerate(blocks):
         if lengths is not None:
-            lengths = (lengths - block.kernel) // block.stride + 1
+            lengths = block.frames(lengths)
         if block.norm == "group":
             x = channel_norm(x if index == 0 else F.gelu(x), lengths, block)
             continue
@@ -144,10 +144,8 @@ class _GeluConv(torch.autograd.Function):
         batch, time, _ = y.shape
         outputs, _, kernel = weight.shape
         frames = (time - kernel) // stride + 1
-        groups = [
-            (start, taps, weight[:, :, start : start + taps].transpose(1, 2).reshape(outputs, -1))
-            for start, taps in conv_windows(time, kernel, stride)
-        ]
+        assert time >= kernel
+        groups = tap_matrices(weight, stride)
         out = y.new_empty(batch, frames, outputs)
         with torch.autocast(y.device.type, enabled=False):
             # One utterance at a time: the wide activation exists for one only.
@@ -169,12 +167,9 @@ class _GeluConv(torch.autograd.Function):
         (grad,) = grads
         grad = grad.contiguous()
         stride = ctx.stride
-        outputs, channels, kernel = weight.shape
+        outputs, channels, _ = weight.shape
         frames = grad.shape[1]
-        groups = [
-            (start, taps, weight[:, :, start : start + taps].transpose(1, 2).reshape(outputs, -1))
-            for start, taps in conv_windows(y.shape[1], kernel, stride)
-        ]
+        groups = tap_matrices(weight, stride)
         wide = torch.promote_types(weight.dtype, torch.float32)
         flat_grads = [torch.zeros_like(flat, dtype=wide) for _, _, flat in groups]
         grad_y = torch.empty_like(y)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unispeech.kernels.blocks import Block, valid_frames
+from unispeech.kernels.blocks import Block, Length, valid_frames
 from unispeech.kernels.table import Kernels, choose
 from unispeech.models.config import ConvLayer, EncoderConfig, PaddingRule
-
-Length = TypeVar("Length", int, Tensor)
 
 
 def output_length(samples: Length, layers: tuple[ConvLayer, ...]) -> Length:
@@ -85,14 +83,17 @@ class ConvExtractor(nn.Module):
         """
         kernels = choose(waveforms.device)
         counted = lengths if rule == "exact" else None
+        blocks = [block.block() for block in self.conv_layers]  # type: ignore[operator]
         if kernels.rows is None or len(waveforms) <= kernels.rows:
-            return self._learn(kernels, waveforms, counted)
+            return self._learn(kernels, blocks, waveforms, counted)
         parts = torch.split(waveforms, kernels.rows)
         counts = [None] * len(parts) if counted is None else torch.split(counted, kernels.rows)
-        return torch.cat([self._learn(kernels, *part) for part in zip(parts, counts, strict=True)])
+        rows = zip(parts, counts, strict=True)
+        return torch.cat([self._learn(kernels, blocks, *row) for row in rows])
 
-    def _learn(self, kernels: Kernels, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-        blocks = [block.block() for block in self.conv_layers]  # type: ignore[operator]
+    def _learn(
+        self, kernels: Kernels, blocks: list[Block], waveforms: Tensor, lengths: Tensor | None
+    ) -> Tensor:
         if not self.activation_checkpointing or not torch.is_grad_enabled():
             return kernels.extract(waveforms, lengths, blocks)
         features: Tensor = checkpoint(
