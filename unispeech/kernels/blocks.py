@@ -78,6 +78,20 @@ def window_rows(x: Tensor, start: int, taps: int, stride: int, frames: int) -> T
     return span.unfold(1, taps, stride).transpose(2, 3)
 
 
+def scaled_filters(block: Block, covariance: Tensor) -> Tensor:
+    """Filters `(B, C K, O)` that give the norm's scale as deviation, in the type of `covariance`.
+
+    Args:
+        block: convolution and norm.
+        covariance: `(B, C K, C K)` of the input windows, fp32 or wider.
+    """
+    assert block.scale is not None
+    taps = block.weight.flatten(1).to(covariance.dtype)
+    variance = ((taps @ covariance) * taps).sum(2)
+    scale = block.scale * torch.rsqrt(variance.clamp(min=0) + EPSILON)
+    return (scale.unsqueeze(2) * taps).transpose(1, 2)
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The precision in which autocast would multiply `x`."""
     kind = x.device.type

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unispeech.kernels import plain
-from unispeech.kernels.blocks import EPSILON, Block, autocast_dtype, tap_matrices
-from unispeech.kernels.recompute import scaled_filters
+from unispeech.kernels.blocks import EPSILON, Block, autocast_dtype, scaled_filters, tap_matrices
 
 CHUNK = 100
 """Frames of 20 ms that go through all convolutions at a time."""
@@ -130,11 +129,6 @@ def _normed(x: Tensor, block: Block) -> Tensor:
     assert block.shift is not None
     scale, shift = block.scale.to(x.dtype), block.shift.to(x.dtype)
     return F.layer_norm(x, x.shape[1:], scale, shift, EPSILON)
-
-
-def distances(values: Tensor) -> Tensor:
-    """The bias as it is: `(H, 2T - 1)` values of key - query."""
-    return values
 
 
 def attention(

@@ -17,6 +17,7 @@ from unispeech.kernels.blocks import (
     EPSILON,
     Block,
     autocast_dtype,
+    scaled_filters,
     tap_matrices,
     valid_frames,
     window_rows,
@@ -79,20 +80,6 @@ def channel_norm(x: Tensor, lengths: Tensor | None, block: Block) -> Tensor:
         scaled = scaled_filters(block, covariance)
     shift = block.shift.expand(len(x), 1, -1)
     return torch.baddbmm(shift, centred.to(shift.dtype), scaled.to(shift.dtype))
-
-
-def scaled_filters(block: Block, covariance: Tensor) -> Tensor:
-    """Filters `(B, C K, O)` that give the norm's scale as deviation, in the type of `covariance`.
-
-    Args:
-        block: convolution and norm.
-        covariance: `(B, C K, C K)` of the input windows, fp32 or wider.
-    """
-    assert block.scale is not None
-    taps = block.weight.flatten(1).to(covariance.dtype)
-    variance = ((taps @ covariance) * taps).sum(2)
-    scale = block.scale * torch.rsqrt(variance.clamp(min=0) + EPSILON)
-    return (scale.unsqueeze(2) * taps).transpose(1, 2)
 
 
 def feed_forward(

@@ -39,8 +39,8 @@ class Kernels(NamedTuple):
     """Whether utterances can lie one behind the other in one row, instead of being padded."""
 
 
-def _itself(mask: Tensor | None) -> Tensor | None:
-    return mask
+def _itself(tensor: Any) -> Any:
+    return tensor
 
 
 PLAIN = Kernels(
@@ -65,7 +65,7 @@ CPU_INFERENCE = Kernels(
     "cpu inference",
     inference.extract,
     inference.positions,
-    inference.distances,
+    _itself,
     _itself,
     inference.attention,
     inference.feed_forward,
@@ -75,7 +75,7 @@ CPU_INFERENCE = Kernels(
 CUDA = PLAIN._replace(name="cuda", extract=recompute.extract, feed_forward=recompute.feed_forward)
 CUDA_FLEX = CUDA._replace(
     name="cuda, FlexAttention",
-    bias=inference.distances,
+    bias=_itself,
     padding=flex.padding,
     attention=flex.attention,
 )
