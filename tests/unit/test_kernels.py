@@ -143,12 +143,12 @@ def test_feed_forward_is_linear_gelu_linear(name, monkeypatch) -> None:
     torch.testing.assert_close(found, F.linear(F.gelu(F.linear(x, *wide)), *narrow))
 
 
-def encoder(norm: str = "group") -> Encoder:
+def encoder(norm: str = "group", rule: str = "exact") -> Encoder:
     torch.manual_seed(0)
     config = EncoderConfig(
         dim=32, ffn_dim=48, heads=4, layers=2, conv_layers=conv_stack(16), pos_conv_kernel=16,
         pos_conv_groups=4, extractor_norm=norm, normalize=norm == "layer",
-        norm_first=norm == "layer", num_buckets=32, max_distance=40,
+        norm_first=norm == "layer", num_buckets=32, max_distance=40, padding_rule=rule,
     )  # fmt: skip
     return Encoder(config).eval()
 
@@ -171,6 +171,30 @@ def test_fast_and_plain_encoders_agree(norm: str, dtype: torch.dtype, monkeypatc
         for one, two in zip(outputs[0].layers, other.layers, strict=True):
             for row, size in enumerate(other.lengths.tolist()):
                 torch.testing.assert_close(two[row, :size], one[row, :size], atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("rule", ["exact", "fairseq"])
+def test_gradients_of_a_ragged_batch_are_those_of_torch(norm, rule, monkeypatch) -> None:
+    model = encoder(norm, rule).double()
+    waveforms = draw(1, 3, 9000)
+    lengths = torch.tensor([9000, 4000, 6500])
+    for row, length in enumerate(lengths.tolist()):
+        waveforms[row, length:] = 0
+    results = []
+    for is_plain in ("1", "0"):
+        monkeypatch.setenv(table.PLAIN_VARIABLE, is_plain)
+        front = model.front_end(waveforms, lengths)
+        time_mask = torch.arange(27) % 3 == torch.arange(3)[:, None]
+        output = model.encode(front, time_mask)
+        valid = ~output.padding_mask
+        directions = draw(2, 3, 3, 27, 32)
+        states = torch.stack([output.last, *output.layers[1:]])
+        loss = (states * directions)[:, valid].sum() + front.penalty
+        model.zero_grad()
+        loss.backward()
+        results.append({n: p.grad for n, p in model.named_parameters()} | {"loss": loss.detach()})
+    torch.testing.assert_close(results[1], results[0])
 
 
 def test_autocast_is_as_exact_as_torch_is(monkeypatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unispeech.kernels import recompute
+from unispeech.kernels import plain, recompute
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -67,6 +67,28 @@ def test_attention_is_the_written_out_formula(form: str, padded: bool, dropout: 
         weights = weights * kept / (1 - dropout)
     inputs = [x for x in (q, k, v, bias, gate) if x is not None]
     assert_same_with_gradients(ours, weights @ v, inputs)
+
+
+@pytest.mark.parametrize("form", ["plain", "bias", "gated"])
+def test_attention_in_one_row_is_that_of_each_utterance(form: str) -> None:
+    sizes = [4, 7, 1]
+    q, k, v = (draw(seed, 2, 3, 12, 4) for seed in range(3))
+    values = None if form == "plain" else draw(3, 3, 13)
+    gate = draw(4, 2, 3, 12, 1) if form == "gated" else None
+    bias = None if values is None else plain.expand(values)
+    ours = recompute.attention(q, k, v, bias, gate, None, 0.0, sizes)
+
+    parts = []
+    for span in (slice(0, 4), slice(4, 11), slice(11, 12)):
+        own = (x[:, :, span] for x in (q, k, v))
+        frames = span.stop - span.start
+        # The bias depends on the distance alone, whatever is beside the utterance.
+        distances = None if values is None else values[:, 7 - frames : 6 + frames]
+        matrix = None if distances is None else plain.expand(distances)
+        factor = None if gate is None else gate[:, :, span]
+        parts.append(plain.attention(*own, matrix, factor, None, 0.0))
+    inputs = [x for x in (q, k, v, values, gate) if x is not None]
+    assert_same_with_gradients(ours, torch.cat(parts, 2), inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

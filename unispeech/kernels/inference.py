@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unispeech.kernels import plain
 from unispeech.kernels.blocks import EPSILON, Block, autocast_dtype, scaled_filters, tap_matrices
+from unispeech.kernels.packed import utterances
 
 CHUNK = 100
 """Frames of 20 ms that go through all convolutions at a time."""
@@ -157,17 +158,10 @@ def attention(
         return plain.attention(q, k, v, None, None, padding_mask, dropout)
     batch, heads, frames, width = q.shape
     out = torch.empty(batch, frames, heads, width, dtype=v.dtype).transpose(1, 2)
-    spans = []
-    start = 0
-    for size in sizes or (frames,):
-        spans.append(slice(start, start + size))
-        start += size
-    for row in range(batch):
-        for span in spans:
-            part = (slice(row, row + 1), slice(None), span)
-            own = None if gate is None else gate[part]
-            mask = None if padding_mask is None else padding_mask[row, span]
-            _attend(q[part], k[part], v[part], bias, own, mask, dropout, out[part])
+    for at in utterances(q, sizes):
+        own = None if gate is None else gate[at]
+        mask = None if padding_mask is None else padding_mask[at[0], at[2]]
+        _attend(q[at], k[at], v[at], bias, own, mask, dropout, out[at])
     return out
 
 
@@ -181,28 +175,29 @@ def _attend(
     dropout: float,
     out: Tensor,
 ) -> None:
-    """One utterance `(1, H, T, d)`, some queries at a time."""
+    """One utterance `(H, T, d)`, some queries at a time."""
     if bias is None:
         mask = None if padded is None else padded[None]
-        out.copy_(plain.attention(q, k, v, None, None, mask, dropout))
+        out.copy_(plain.attention(q[None], k[None], v[None], None, None, mask, dropout)[0])
         return
-    heads, frames = q.shape[1], q.shape[2]
+    heads, frames, _ = q.shape
     longest = (bias.shape[1] + 1) // 2
     values = bias[:, longest - frames : longest + frames - 1].to(q.dtype)
     # The biases of the last query come first, so with the queries turned round the matrix is a
     # view of the vector of distances.
-    matrix = values.unfold(1, frames, 1).unsqueeze(0)
-    turned = q.flip(2)
-    gates = None if gate is None else gate.flip(2)
+    matrix = values.unfold(1, frames, 1)
+    turned = q.flip(1)
+    gates = None if gate is None else gate.flip(1)
     step = max(1, LOGITS // (heads * frames))
     for start in range(0, frames, step):
         stop = min(start + step, frames)
-        mask = matrix[:, :, start:stop]
-        mask = mask.contiguous() if gates is None else gates[:, :, start:stop] * mask
+        mask = matrix[:, start:stop]
+        mask = mask.contiguous() if gates is None else gates[:, start:stop] * mask
         if padded is not None:
             mask.masked_fill_(padded, float("-inf"))
-        found = F.scaled_dot_product_attention(turned[:, :, start:stop], k, v, mask, dropout)
-        out[:, :, frames - stop : frames - start] = found.flip(2)
+        given = (turned[None, :, start:stop], k[None], v[None], mask[None])
+        found = F.scaled_dot_product_attention(*given, dropout)
+        out[:, frames - stop : frames - start] = found[0].flip(1)
 
 
 def feed_forward(
@@ -214,13 +209,3 @@ def feed_forward(
         hidden = torch.ops.aten.gelu_(F.linear(part, *wide))
         parts.append(F.linear(F.dropout(hidden, dropout), *narrow))
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*x.shape[:2], -1)
-
-
-def positions(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, sizes: Sequence[int] | None = None
-) -> Tensor:
-    """Positional convolution; arguments as in `plain.positions` and `attention`."""
-    if sizes is None:
-        return plain.positions(x, weight, bias, groups)
-    parts = [plain.positions(part, weight, bias, groups) for part in torch.split(x, list(sizes), 1)]
-    return torch.cat(parts, 1)

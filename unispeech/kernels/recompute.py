@@ -22,6 +22,7 @@ from unispeech.kernels.blocks import (
     valid_frames,
     window_rows,
 )
+from unispeech.kernels.packed import Place, utterances
 
 
 def extract(waveforms: Tensor, lengths: Tensor | None, blocks: Sequence[Block]) -> Tensor:
@@ -187,6 +188,7 @@ def attention(
     gate: Tensor | None,
     padding_mask: Tensor | None,
     dropout: float,
+    sizes: Sequence[int] | None = None,
 ) -> Tensor:
     """`softmax(q k / sqrt(d) + gate * bias) v`, keeping no `(T, T)` matrix but the dropout's draws.
 
@@ -196,15 +198,16 @@ def attention(
         q: `(B, H, T, d)`.
         k: `(B, H, T, d)`.
         v: `(B, H, T, d)`.
-        bias: `(H, T, T)` or None.
+        bias: `(H, T', T')`, T' at least the longest utterance, or None.
         gate: `(B, H, T, 1)` factor of the bias, or None.
         padding_mask: `(B, T)` bool, True = padding, or None.
         dropout: probability of dropping a weight.
+        sizes: frames of each utterance where one row holds several, one behind the other.
 
     Returns:
         `(B, H, T, d)`.
     """
-    arguments = (q, k, v, bias, gate, padding_mask, dropout)
+    arguments = (q, k, v, bias, gate, padding_mask, dropout, sizes)
     out: Tensor = _Attention.apply(*arguments)  # type: ignore[no-untyped-call]
     return out
 
@@ -220,73 +223,76 @@ class _Attention(torch.autograd.Function):
         gate: Tensor | None,
         padding_mask: Tensor | None,
         dropout: float,
+        sizes: Sequence[int] | None,
     ) -> Tensor:
         out = torch.empty_like(v)
-        frames = q.shape[2]
-        kept = None
-        if dropout > 0:
-            shape = (*q.shape[:2], frames, frames)
-            kept = torch.empty(shape, dtype=torch.bool, device=q.device).bernoulli_(1 - dropout)
-        ctx.save_for_backward(q, k, v, bias, gate, padding_mask, kept)
+        spans = utterances(q, sizes)
+        kept: list[Tensor] = []
         ctx.scale = 1.0 / (1.0 - dropout)
         with torch.autocast(q.device.type, enabled=False):
-            for row in range(len(q)):
-                weights = _attention_weights(row, q, k, bias, gate, padding_mask)
-                if kept is not None:
-                    weights.mul_(kept[row]).mul_(ctx.scale)
-                torch.bmm(weights.to(v.dtype), v[row], out=out[row])
+            for at in spans:
+                weights = _attention_weights(at, q, k, bias, gate, padding_mask)
+                if dropout > 0:
+                    kept.append(torch.empty_like(weights, dtype=torch.bool).bernoulli_(1 - dropout))
+                    weights.mul_(kept[-1]).mul_(ctx.scale)
+                out[at] = torch.bmm(weights.to(v.dtype), v[at])
+        ctx.save_for_backward(q, k, v, bias, gate, padding_mask, *kept)
+        ctx.spans = spans
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, bias, gate, padding_mask, kept = ctx.saved_tensors
-        grad_out = grads[0].contiguous()
+        q, k, v, bias, gate, padding_mask, *kept = ctx.saved_tensors
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         wide = torch.promote_types(q.dtype, torch.float32)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=wide)
         grad_gate = None if gate is None else torch.empty_like(gate)
         root = q.shape[3] ** -0.5
-        for row in range(len(q)):
-            weights = _attention_weights(row, q, k, bias, gate, padding_mask)
+        for number, at in enumerate(ctx.spans):
+            weights = _attention_weights(at, q, k, bias, gate, padding_mask)
             dropped = weights
-            grad = torch.bmm(grad_out[row], v[row].transpose(1, 2)).to(weights.dtype)
-            if kept is not None:
-                dropped = (weights * kept[row]).mul_(ctx.scale)
-                grad.mul_(kept[row]).mul_(ctx.scale)
-            torch.bmm(dropped.to(v.dtype).transpose(1, 2), grad_out[row], out=grad_v[row])
+            out = grads[0][at]
+            grad = torch.bmm(out, v[at].transpose(1, 2)).to(weights.dtype)
+            if kept:
+                dropped = (weights * kept[number]).mul_(ctx.scale)
+                grad.mul_(kept[number]).mul_(ctx.scale)
+            grad_v[at] = torch.bmm(dropped.to(v.dtype).transpose(1, 2), out)
             grad.mul_(weights)
             grad.addcmul_(weights, grad.sum(2, keepdim=True), value=-1.0)
-            if grad_bias is not None:
-                if gate is None:
-                    grad_bias += grad
+            if bias is not None and grad_bias is not None:
+                frames = grad.shape[1]
+                if gate is None or grad_gate is None:
+                    grad_bias[:, :frames, :frames] += grad
                 else:
-                    grad_bias.addcmul_(grad, gate[row].to(grad.dtype))
-            if gate is not None and grad_gate is not None and bias is not None:
-                grad_gate[row] = torch.einsum("htk,htk->ht", grad, bias.to(grad.dtype))[..., None]
+                    grad_bias[:, :frames, :frames].addcmul_(grad, gate[at].to(grad.dtype))
+                    own = bias[:, :frames, :frames].to(grad.dtype)
+                    grad_gate[at] = torch.einsum("htk,htk->ht", grad, own)[..., None]
             scaled = grad.mul_(root).to(q.dtype)
-            torch.bmm(scaled, k[row], out=grad_q[row])
-            torch.bmm(scaled.transpose(1, 2), q[row], out=grad_k[row])
+            grad_q[at] = torch.bmm(scaled, k[at])
+            grad_k[at] = torch.bmm(scaled.transpose(1, 2), q[at])
         cast_bias = None if bias is None or grad_bias is None else grad_bias.to(bias.dtype)
-        return grad_q, grad_k, grad_v, cast_bias, grad_gate, None, None
+        return grad_q, grad_k, grad_v, cast_bias, grad_gate, None, None, None
 
 
 def _attention_weights(
-    row: int,
+    at: Place,
     q: Tensor,
     k: Tensor,
     bias: Tensor | None,
     gate: Tensor | None,
     padding_mask: Tensor | None,
 ) -> Tensor:
-    """`(H, T, T)` of one utterance, fp32 or wider."""
+    """`(H, t, t)` of one utterance, fp32 or wider."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    queries, keys = q[row].to(wide), k[row].to(wide).transpose(1, 2)
+    queries, keys = q[at].to(wide), k[at].to(wide).transpose(1, 2)
     root = q.shape[3] ** -0.5
     if bias is None:
         logits = torch.bmm(queries * root, keys)
     else:
-        offset = bias.to(wide) if gate is None else bias.to(wide) * gate[row].to(wide)
+        frames = queries.shape[1]
+        offset = bias[:, :frames, :frames].to(wide)
+        offset = offset if gate is None else offset * gate[at].to(wide)
         logits = torch.baddbmm(offset, queries, keys, alpha=root)
     if padding_mask is not None:
-        logits.masked_fill_(padding_mask[row], float("-inf"))
+        logits.masked_fill_(padding_mask[at[0], at[2]], float("-inf"))
     return logits.softmax(2)

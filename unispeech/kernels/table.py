@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unispeech.kernels import flex, inference, plain, recompute
+from unispeech.kernels import flex, inference, packed, plain, recompute
 
 PLAIN_VARIABLE = "UNISPEECH_PLAIN"
 FLEX_VARIABLE = "UNISPEECH_FLEX"
@@ -31,12 +31,11 @@ class Kernels(NamedTuple):
     """What `attention` takes as padding, from `(B, T)` bool, True = padding, or None."""
     attention: Callable[..., Tensor]
     feed_forward: Callable[..., Tensor]
-    rows: int | None = None
-    """Utterances whose audio is extracted at a time; None: all."""
     merges: bool = False
     """Whether queries, keys and values are one product where their weights lie together."""
     packs: bool = False
-    """Whether utterances can lie one behind the other in one row, instead of being padded."""
+    """Whether utterances are extracted one by one and then lie one behind the other in one row,
+    instead of being padded."""
 
 
 def _itself(tensor: Any) -> Any:
@@ -52,19 +51,18 @@ PLAIN = Kernels(
     plain.attention,
     plain.feed_forward,
 )
-# With gradients on a CPU. One utterance fills the cores, so the widest gradients of the whole
-# network exist for one at a time.
 CPU_TRAINING = PLAIN._replace(
     name="cpu training",
     extract=recompute.extract,
+    positions=packed.positions,
     attention=recompute.attention,
     feed_forward=recompute.feed_forward,
-    rows=1,
+    packs=True,
 )
 CPU_INFERENCE = Kernels(
     "cpu inference",
     inference.extract,
-    inference.positions,
+    packed.positions,
     _itself,
     _itself,
     inference.attention,

@@ -52,7 +52,7 @@ class CtcModel(nn.Module):
                 if self.training
                 else frozenset()
             )
-            output = self.encoder.encode(front, time_mask, channel_mask, dropped)
+            output = self.encoder.encode(front, time_mask, channel_mask, dropped, keep=False)
         x = F.dropout(output.last, self.ctc.final_dropout, self.training)
         return F.log_softmax(self.proj(x).float(), dim=-1), output.lengths
 

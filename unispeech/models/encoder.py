@@ -7,10 +7,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from unispeech.errors import DataError
-from unispeech.kernels.table import choose
 from unispeech.models.config import EncoderConfig
 from unispeech.models.frontend import ConvExtractor, frame_padding_mask
 from unispeech.models.transformer import Transformer
@@ -37,7 +35,7 @@ class FrontEnd(NamedTuple):
     padding_mask: Tensor | None
     """`(B, T)` bool or None."""
     penalty: Tensor
-    """Scalar: mean square of the extractor's output."""
+    """Scalar: mean square of the extractor's output, under the exact rule without padding."""
     features: Tensor
     """`(B, T, C)` normalised output of the extractor: what wav2vec 2.0 quantizes."""
 
@@ -79,7 +77,10 @@ class Encoder(nn.Module):
             padding_mask = None if padding_mask is None else padding_mask[:, :frames]
         if self.training and scale not in (0.0, 1.0):
             features = features * scale + features.detach() * (1.0 - scale)
-        penalty = features.float().square().mean()
+        squares = features.float().square().mean(2)
+        if padding_mask is not None and rule == "exact":
+            squares = squares[~padding_mask]
+        penalty = squares.mean()
         features = self.layer_norm(features)
         x = features if self.post_extract_proj is None else self.post_extract_proj(features)
         x = F.dropout(x, self.config.input_dropout, self.training)
@@ -109,12 +110,26 @@ class Encoder(nn.Module):
             x = torch.where(time_mask.unsqueeze(2), self.mask_emb.to(x.dtype), x)
         if channel_mask is not None:
             x = x.masked_fill(channel_mask.unsqueeze(1), 0.0)
-        last, states = self.encoder(x, front.padding_mask, dropped, until, keep)
-        if front.padding_mask is None:
+        padding_mask = front.padding_mask
+        if padding_mask is None:
             lengths = torch.full((x.shape[0],), x.shape[1], dtype=torch.int64, device=x.device)
         else:
-            lengths = (~front.padding_mask).sum(1)
-        return EncoderOutput(last, states, lengths, front.padding_mask)
+            lengths = (~padding_mask).sum(1)
+        sizes = self._sizes(x, lengths)
+        if sizes is None:
+            last, states = self.encoder(x, padding_mask, dropped, until, keep)
+            return EncoderOutput(last, states, lengths, padding_mask)
+        row = torch.cat([own[:size] for own, size in zip(x, sizes, strict=True)]).unsqueeze(0)
+        last, states = self.encoder(row, None, dropped, until, keep, sizes)
+        unpacked = [_unpacked(state, sizes, x.shape[1]) for state in (last, *states)]
+        return EncoderOutput(unpacked[0], tuple(unpacked[1:]), lengths, padding_mask)
+
+    def _sizes(self, x: Tensor, lengths: Tensor) -> list[int] | None:
+        """Frames of each utterance where they go one behind the other, so that none is padding."""
+        if not self.encoder.kernels(x.device).packs:
+            return None
+        sizes: list[int] = lengths.tolist()
+        return sizes if min(sizes) < x.shape[1] else None
 
     def forward(
         self,
@@ -143,44 +158,17 @@ class Encoder(nn.Module):
             )
         if until is not None and not 0 <= until <= self.config.layers:
             raise DataError("no such layer", expected=f"0 to {self.config.layers}", found=until)
-        if lengths is not None and self._packs(waveforms, lengths):
-            return self._encode_packed(waveforms, lengths, until, keep)
-        front = self.front_end(self._normalized(waveforms, lengths), lengths)
+        if self.config.normalize:
+            waveforms = normalize_waveforms(waveforms, lengths)
+        front = self.front_end(waveforms, lengths)
         return self.encode(front, until=until, keep=keep)
 
-    def _normalized(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-        return normalize_waveforms(waveforms, lengths) if self.config.normalize else waveforms
 
-    def _packs(self, waveforms: Tensor, lengths: Tensor) -> bool:
-        """Whether utterances go one behind the other, so that no padding is computed.
-
-        Under the exact rule both ways give the same states.
-        """
-        is_ragged = bool((lengths != waveforms.shape[1]).any())
-        is_exact = self.config.padding_rule == "exact" and not self.training
-        return is_ragged and is_exact and choose(waveforms.device).packs
-
-    def _encode_packed(
-        self, waveforms: Tensor, lengths: Tensor, until: int | None, keep: bool
-    ) -> EncoderOutput:
-        fronts = [
-            self.front_end(self._normalized(row[None, :length], None), None).frames
-            for row, length in zip(waveforms, lengths.tolist(), strict=True)
-        ]
-        sizes = [front.shape[1] for front in fronts]
-        last, states = self.encoder(torch.cat(fronts, 1), None, until=until, keep=keep, sizes=sizes)
-        frames = torch.tensor(sizes)
-        return EncoderOutput(
-            _unpacked(last, sizes),
-            tuple(_unpacked(state, sizes) for state in states),
-            frames,
-            torch.arange(max(sizes)) >= frames.unsqueeze(1),
-        )
-
-
-def _unpacked(x: Tensor, sizes: list[int]) -> Tensor:
-    """`(1, N, D)` to `(B, T, D)`, zeros behind the frames of each utterance."""
-    return pad_sequence(list(torch.split(x[0], sizes)), batch_first=True)
+def _unpacked(x: Tensor, sizes: list[int], frames: int) -> Tensor:
+    """`(1, N, D)` to `(B, frames, D)`, zeros behind the frames of each utterance."""
+    parts = torch.split(x[0], sizes)
+    padded = [F.pad(own, (0, 0, 0, frames - len(own))) for own in parts]
+    return torch.stack(padded)
 
 
 def normalize_waveforms(waveforms: Tensor, lengths: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -76,20 +77,25 @@ class ConvExtractor(nn.Module):
         Args:
             waveforms: `(B, N)` float.
             lengths: `(B,)` int64 valid samples, or None when nothing is padded.
-            rule: with `exact`, padding does not enter the statistics of the group norm.
+            rule: with `exact`, padding does not enter the statistics of the group norm, and frames
+                of padding hold anything.
 
         Returns:
             `(B, T, channels)`.
         """
         kernels = choose(waveforms.device)
-        counted = lengths if rule == "exact" else None
         blocks = [block.block() for block in self.conv_layers]  # type: ignore[operator]
-        if kernels.rows is None or len(waveforms) <= kernels.rows:
+        counted = lengths if rule == "exact" else None
+        if not kernels.packs:
             return self._learn(kernels, blocks, waveforms, counted)
-        parts = torch.split(waveforms, kernels.rows)
-        counts = [None] * len(parts) if counted is None else torch.split(counted, kernels.rows)
-        rows = zip(parts, counts, strict=True)
-        return torch.cat([self._learn(kernels, blocks, *row) for row in rows])
+        # The widest tensors of the whole network exist for one utterance, without its padding.
+        samples = [waveforms.shape[1]] * len(waveforms) if counted is None else counted.tolist()
+        frames = output_length(waveforms.shape[1], self.config.conv_layers)
+        rows = []
+        for row, count in enumerate(samples):
+            own = self._learn(kernels, blocks, waveforms[row : row + 1, :count], None)
+            rows.append(F.pad(own, (0, 0, 0, frames - own.shape[1])))
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def _learn(
         self, kernels: Kernels, blocks: list[Block], waveforms: Tensor, lengths: Tensor | None

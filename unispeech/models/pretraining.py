@@ -99,13 +99,21 @@ class PretrainingModel(nn.Module):
         frames = draws.time_mask.shape[1]
         front = self.encoder.front_end(waveforms, lengths, frames)
         time_mask = draws.time_mask.to(waveforms.device, non_blocking=True)
-        output = self.encoder.encode(front, time_mask, dropped=draws.dropped)
+        keep = self._needs_states
+        output = self.encoder.encode(front, time_mask, dropped=draws.dropped, keep=keep)
         draws = _on_device(draws, waveforms.device)
         if isinstance(self.objective, MaskedPredictionConfig):
             return self._masked_prediction(self.objective, front, output, targets, draws)
         if isinstance(self.objective, MultitaskConfig):
             return self._multitask(self.objective, front, output, targets, draws)
         return self._contrastive(self.objective, front, output, draws)
+
+    @property
+    def _needs_states(self) -> bool:
+        """Whether the loss looks at layers below the last."""
+        own = self.objective
+        has_contrast = isinstance(own, MaskedPredictionConfig) and own.utterance is not None
+        return has_contrast or self.heads.layer_label is not None
 
     def _masked_prediction(
         self,

@@ -133,7 +133,7 @@ class Transformer(nn.Module):
             ran, and the raw states `(B, T, D)`: the input of the first layer, then the output of
             each layer; none of them without `keep`.
         """
-        kernels = choose(x.device, self._is_compiled())
+        kernels = self.kernels(x.device)
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(2), 0.0)
         x = x + self.pos_conv(x, kernels, sizes)
@@ -159,8 +159,10 @@ class Transformer(nn.Module):
         is_whole = number == len(self.layers)
         return (self.layer_norm(x) if has_norm and is_whole else x), tuple(states)
 
-    def _is_compiled(self) -> bool:
-        return any(layer._compiled_call_impl is not None for layer in self.layers)
+    def kernels(self, device: torch.device) -> Kernels:
+        """The formulation for inputs on a device."""
+        is_compiled = any(layer._compiled_call_impl is not None for layer in self.layers)
+        return choose(device, is_compiled)
 
 
 def draw_dropped_layers(config: EncoderConfig, seed: int) -> frozenset[int]:
