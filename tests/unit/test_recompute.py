@@ -62,11 +62,27 @@ def test_attention_is_the_written_out_formula(form: str, padded: bool, dropout: 
     weights = logits.softmax(3)
     if dropout > 0:
         torch.manual_seed(5)
-        kept = torch.empty(2, 3, 7, 7, dtype=torch.bool).bernoulli_(1 - dropout)
+        kept = torch.stack([recompute.draw_kept(torch.Size((3, 7, 7)), dropout) for _ in range(2)])
         assert 0 < kept.sum() < kept.numel()
-        weights = weights * kept / (1 - dropout)
+        weights = weights * kept / (1 - round(dropout * 2**16) / 2**16)
     inputs = [x for x in (q, k, v, bias, gate) if x is not None]
     assert_same_with_gradients(ours, weights @ v, inputs)
+
+
+@pytest.mark.parametrize("dropout", [1e-5, 0.1, 0.5, 0.9])
+def test_weights_are_dropped_at_the_rate_and_independently(dropout: float) -> None:
+    torch.manual_seed(3)
+    count = 10**6 + 3
+    kept = recompute.draw_kept(torch.Size((count,)), dropout)
+    share = 1 - round(dropout * 2**16) / 2**16
+    assert abs(share - (1 - dropout)) <= 2**-17
+    deviation = (share * (1 - share) / count) ** 0.5
+    assert abs(float(kept.double().mean()) - share) <= 5 * deviation
+    for step in (1, 2, 3, 4, 8):
+        both = float((kept[step:] & kept[:-step]).double().mean())
+        assert abs(both - share**2) <= 8 * deviation
+    torch.manual_seed(3)
+    assert torch.equal(recompute.draw_kept(torch.Size((count,)), dropout), kept)
 
 
 @pytest.mark.parametrize("form", ["plain", "bias", "gated"])

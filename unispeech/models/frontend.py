@@ -94,7 +94,8 @@ class ConvExtractor(nn.Module):
         rows = []
         for row, count in enumerate(samples):
             own = self._learn(kernels, blocks, waveforms[row : row + 1, :count], None)
-            rows.append(F.pad(own, (0, 0, 0, frames - own.shape[1])))
+            missing = frames - own.shape[1]
+            rows.append(F.pad(own, (0, 0, 0, missing)) if missing else own)
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def _learn(
