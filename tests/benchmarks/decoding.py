@@ -1,8 +1,9 @@
 r"""The decoding back-ends on stored emissions: speed, memory, agreement, word error rate.
 
-    python tests/benchmarks/decoding.py --emissions DIR --lang DIR [--reference CUTS] \
+    python tests/benchmarks/decoding.py [--emissions DIR] [--lang DIR] [--reference CUTS] \
         [--backends kaldi flashlight k2] [--utterances 200] [--json FILE] [key=value ...]
 
+Without paths they are those of `bash egs/librispeech/run.sh --tiny true`.
 Each back-end runs in a process of its own on one thread. Start is what passes before the first
 utterance is decoded, the import of the package included; the real-time factor is that of the
 search alone. Words are compared with those of the first back-end.
@@ -28,6 +29,11 @@ from unispeech.errors import DependencyError
 from unispeech.storage import write_json
 
 BACKENDS = ["kaldi", "flashlight", "k2"]
+TINY = Path(__file__).resolve().parents[2] / "egs/librispeech/exp/tiny"
+COLUMNS = {
+    "back-end": "s", "utterances": "d", "start s": ".2f", "RTF": ".4f", "MB": ".0f",
+    "same words %": ".1f", "WER %": ".2f",
+}  # fmt: skip
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -80,22 +86,43 @@ def run(args: argparse.Namespace, backend: str) -> dict[str, Any]:
     return found
 
 
-def references(manifest: str) -> dict[str, str]:
-    """Words by utterance."""
-    from unispeech.data.manifests import load_cuts, transcript
+def compare(args: argparse.Namespace) -> None:
+    """Measure all back-ends and print their rows."""
+    # The processes that are measured start without these.
+    from common import Table, save
 
-    return {cut.id: transcript(cut) for cut in load_cuts(manifest)}
+    from unispeech.data.manifests import load_cuts, transcript
+    from unispeech.score.wer import wer
+
+    graph.build_graph(args.lang)
+    words = {cut.id: transcript(cut) for cut in load_cuts(args.reference)}
+    first: dict[str, str] = {}
+    table = Table(COLUMNS)
+    for backend in args.backends:
+        try:
+            engine.choose_backend(backend)
+            found = run(args, backend)
+        except DependencyError as error:
+            print(f"{backend}: {error}")
+            continue
+        text = found["text"]
+        first = first or text
+        same = 100 * sum(text[name] == first[name] for name in text) / len(text)
+        rate = wer({name: words[name] for name in text}, text, resamples=0).rate
+        numbers = (found[name] for name in ("utterances", "start", "rtf", "megabytes"))
+        table.add(backend, *numbers, same, rate)
+    save(args.json, [table])
 
 
 def main() -> None:
     """Parse the options and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--emissions", required=True)
-    parser.add_argument("--lang", required=True)
-    parser.add_argument("--reference")
+    parser.add_argument("--emissions", default=str(TINY / "infer/pretrained/test-clean"))
+    parser.add_argument("--lang", default=str(TINY / "lang"))
+    parser.add_argument("--reference", default=str(TINY / "data/test-clean.jsonl.gz"))
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--utterances", type=int, default=200)
-    parser.add_argument("--json", help="write the table there too")
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--output", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*")
@@ -103,36 +130,9 @@ def main() -> None:
     if args.measure:
         measure(args)
         return
-    graph.build_graph(args.lang)
-    words = references(args.reference) if args.reference else {}
-    rows: list[dict[str, Any]] = []
-    first: dict[str, str] = {}
-    print("| back-end | utterances | start s | RTF | peak MB | same words % | WER % |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
-    for backend in args.backends:
-        try:
-            engine.choose_backend(backend)
-            found = run(args, backend)
-        except DependencyError as error:
-            print(f"| {backend} | {error} |")
-            continue
-        text = found.pop("text")
-        first = first or text
-        found["same"] = 100 * sum(text[name] == first[name] for name in text) / len(text)
-        found["wer"] = None
-        if words:
-            from unispeech.score.wer import wer
-
-            found["wer"] = wer({name: words[name] for name in text}, text, resamples=0).rate
-        rows.append(found)
-        rate = "-" if found["wer"] is None else f"{found['wer']:.2f}"
-        print(
-            f"| {backend} | {found['utterances']} | {found['start']:.2f} | {found['rtf']:.4f} |"
-            f" {found['megabytes']:.0f} | {found['same']:.1f} | {rate} |",
-            flush=True,
-        )
-    if args.json:
-        write_json(args.json, rows)
+    if not Path(args.emissions).is_dir():
+        raise SystemExit(f"{args.emissions}: no emissions; run the recipe or give --emissions")
+    compare(args)
 
 
 if __name__ == "__main__":

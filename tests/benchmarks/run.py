@@ -33,13 +33,15 @@ SCRIPTS: dict[str, list[str]] = {
     "verification": ["verification.py", "--utterances", "100"],
     "diarization": ["diarization.py", "--minutes", "7.5", "30", "120"],
     "separation": ["separation.py"],
+    "decoding": ["decoding.py"],
+    "shards": ["shards.py", "--cuts", "10000", "100000"],
 }
 ON_A_GPU = ("forward", "training", "training_ragged", "separation")
 THREADED = ("forward", "training", "training_ragged", "objectives", "labelling", "verification")
 
 
-def measure(name: str, args: argparse.Namespace) -> None:
-    """Run one script and note the machine beside its tables."""
+def measure(name: str, args: argparse.Namespace) -> bool:
+    """Run one script and note the machine beside its tables; whether it succeeded."""
     path = args.output / args.device / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     script, *options = SCRIPTS[name]
@@ -50,12 +52,15 @@ def measure(name: str, args: argparse.Namespace) -> None:
         command += ["--threads", str(args.threads)]
     print(f"\n== {name}: {' '.join(command[1:])}", flush=True)
     began = time.perf_counter()
-    subprocess.run(command, check=True)
+    if subprocess.run(command, check=False).returncode:
+        print(f"{name}: no table", flush=True)
+        return False
     found = json.loads(path.read_text(encoding="utf-8"))
     words = [script, *options]
     found |= {"command": " ".join(words), "machine": machine(args), "date": time.strftime("%F")}
     found["minutes"] = (time.perf_counter() - began) / 60
     path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return True
 
 
 def machine(args: argparse.Namespace) -> str:
@@ -100,8 +105,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("exp/benchmarks"))
     args = parser.parse_args()
     wanted = args.only or [n for n in SCRIPTS if args.device == "cpu" or n in ON_A_GPU]
-    for name in wanted:
-        measure(name, args)
+    missing = [name for name in wanted if not measure(name, args)]
     found = {}
     for device in ("cpu", "cuda"):
         for name in SCRIPTS:
@@ -110,6 +114,8 @@ def main() -> None:
                 found[f"{device}/{name}"] = json.loads(path.read_text(encoding="utf-8"))
     RESULTS.write_text(page(found), encoding="utf-8")
     print(f"\ntables: {RESULTS}")
+    if missing:
+        raise SystemExit(f"without a table: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

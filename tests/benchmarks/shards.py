@@ -1,6 +1,7 @@
 """Resident memory of every process that handles a large corpus, over the number of utterances.
 
     python tests/benchmarks/shards.py [--cuts 10000 100000 1000000] [--folder DIR]
+        [--json FILE]
 
 The corpus is synthetic: utterances of 2 to 5 s with ids of their own and the same silence, in
 shards of 1000, with labels; from the 201st shard on, shards are links to the first 200. Each cell
@@ -227,6 +228,7 @@ def main() -> None:
     parser.add_argument("--cuts", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--folder", type=Path, help="keep the corpus here")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
@@ -244,11 +246,13 @@ def main() -> None:
         for count in args.cuts:
             if not (folder / f"{count}.jsonl.gz").is_file():
                 make_manifest(folder, count)
-        print(f"| process | {' | '.join(f'{count:,} utterances' for count in args.cuts)} |")
-        print("|---" * (1 + len(args.cuts)) + "|")
+        # The processes that are measured start without these.
+        from common import Table, save
+
+        table = Table({"process": "s"} | {f"{count:,} utterances": "s" for count in args.cuts})
         for kind in args.kinds:
-            cells = [measure(kind, folder, count) for count in args.cuts]
-            print(f"| {kind} | {' | '.join(cells)} |", flush=True)
+            table.add(kind, *(measure(kind, folder, count) for count in args.cuts))
+        save(args.json, [table])
 
 
 if __name__ == "__main__":
