@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,8 +23,14 @@ from unispeech.train.optim import build_optimizer, set_step
 from unispeech.train.precision import Precision
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# One second of audio at 10 s forward, in GFLOP (two per multiply-add); training takes three times.
-WORK = {"wavlm_base": 14.8, "wavlm_large": 38.4}
+WORK = {"wavlm_base": (13.88, 0.0921), "wavlm_large": (35.95, 0.2454)}
+"""GFLOP per second of audio, two per multiply-add, and what attention adds per second squared."""
+
+
+def work(name: str, seconds: Sequence[float]) -> float:
+    """GFLOP of a forward pass over utterances of so many seconds; training takes three times it."""
+    linear, attention = WORK[name]
+    return sum(own * (linear + attention * own) for own in seconds)
 
 
 def models(name: str) -> tuple[SpeechModel, WavLMModel]:

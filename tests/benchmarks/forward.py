@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 from common import (
     PRECISIONS,
-    WORK,
     Table,
     in_own_process,
     matrix_rate,
@@ -29,6 +28,7 @@ from common import (
     print_peak,
     save,
     timed,
+    work,
 )
 from torch import Tensor
 
@@ -108,7 +108,7 @@ def compare(case: str, precision: str, args: argparse.Namespace, table: Table) -
         found = [distance(outputs[w], outputs["peer"], seconds, precision)
                  for w in ("ours", "peer cast") if w in outputs]  # fmt: skip
         difference = " ".join(f"{x:.1e}" if not i else f"({x:.1e})" for i, x in enumerate(found))
-    rate = WORK[name] * sum(seconds) / ours
+    rate = work(name, seconds) / ours
     cast = statistics.median(times["peer cast"]) if "peer cast" in times else None
     memory: list[float | None] = [None, None]
     if args.device == "cpu":

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from common import WORK, Table, save
+from common import Table, save, work
 from lhotse import CutSet
 
 from unispeech.data.config import BatchingConfig, CropConfig, MixingConfig
@@ -38,7 +38,7 @@ from unispeech.data.shard_stream import ShardStream
 from unispeech.data.shards import ShardFolder
 
 RATE = 16000
-DEMAND = 8 * 0.4 * 790e3 / (3 * WORK["wavlm_base"])
+DEMAND = 8 * 0.4 * 790e3 / (3 * work("wavlm_base", [10.0]) / 10)
 """Seconds of audio that eight GPUs take in a second."""
 COLUMNS = {"source": "s", "audio s/s of a core": ".0f", "batches": "d", "cores for 8 H200": ".1f"}
 

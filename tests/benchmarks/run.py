@@ -36,7 +36,18 @@ SCRIPTS: dict[str, list[str]] = {
     "decoding": ["decoding.py"],
     "shards": ["shards.py", "--cuts", "10000", "100000"],
 }
-ON_A_GPU = ("forward", "training", "training_ragged", "separation")
+GPU_SCRIPTS: dict[str, list[str]] = {
+    "forward": ["forward.py"],
+    "training": ["training.py", "--precisions", "bf16", "--seconds", *["15"] * 24],
+    "training_ragged": [
+        *"training.py --precisions bf16 --seconds".split(),
+        *(str(seconds) for seconds in range(6, 30)),
+    ],
+    "training_large": [
+        *"training.py --model wavlm_large --precisions bf16 --seconds".split(), *["15"] * 16
+    ],
+    "separation": ["separation.py"],
+}  # fmt: skip
 THREADED = ("forward", "training", "training_ragged", "objectives", "labelling", "verification")
 
 
@@ -44,9 +55,9 @@ def measure(name: str, args: argparse.Namespace) -> bool:
     """Run one script and note the machine beside its tables; whether it succeeded."""
     path = args.output / args.device / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    script, *options = SCRIPTS[name]
+    script, *options = (SCRIPTS if args.device == "cpu" else GPU_SCRIPTS)[name]
     command = [sys.executable, str(HERE / script), *options, "--json", str(path)]
-    if name in ON_A_GPU:
+    if name in GPU_SCRIPTS:
         command += ["--device", args.device]
     if name in THREADED:
         command += ["--threads", str(args.threads)]
@@ -100,15 +111,16 @@ def main() -> None:
     """Parse the options and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
-    parser.add_argument("--only", nargs="+", choices=SCRIPTS)
+    parser.add_argument("--only", nargs="+", choices=[*SCRIPTS, "training_large"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("exp/benchmarks"))
     args = parser.parse_args()
-    wanted = args.only or [n for n in SCRIPTS if args.device == "cpu" or n in ON_A_GPU]
+    scripts = SCRIPTS if args.device == "cpu" else GPU_SCRIPTS
+    wanted = [name for name in scripts if not args.only or name in args.only]
     missing = [name for name in wanted if not measure(name, args)]
     found = {}
     for device in ("cpu", "cuda"):
-        for name in SCRIPTS:
+        for name in SCRIPTS | GPU_SCRIPTS:
             path = args.output / device / f"{name}.json"
             if path.is_file():
                 found[f"{device}/{name}"] = json.loads(path.read_text(encoding="utf-8"))

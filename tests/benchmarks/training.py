@@ -1,14 +1,14 @@
-"""One training step of WavLM Base: ours against transformers' `WavLMModel` with the same head.
+"""One training step of WavLM: ours against transformers' `WavLMModel` with the same head.
 
-    python tests/benchmarks/training.py [--threads 2] [--repeats 5] [--seconds 10 10 10 10]
-        [--precisions fp32 bf16] [--device cpu] [--json FILE]
+    python tests/benchmarks/training.py [--model wavlm_base] [--seconds 10 10 10 10]
+        [--precisions fp32 bf16] [--threads 2] [--repeats 5] [--device cpu] [--json FILE]
 
 A step is forward, masked prediction, backward, clipping and AdamW. All variants take their turns in
 one process, so that a busy machine disturbs them alike. Printed are medians, ratios to the peer,
-the peak memory of one step above the resting size with weights and optimizer (each measured in a
+the peak memory of one step above the resting size with weights and optimizer (on a CPU each in a
 process of its own) and the share of this machine's matrix product rate, recomputation and padding
 not counted. In a ragged batch padding changes the statistics of transformers' group norm, hence its
-loss.
+loss. On a GPU both sides are also compiled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from common import (
     PRECISIONS,
-    WORK,
     Table,
     in_own_process,
     matrix_rate,
@@ -31,6 +30,7 @@ from common import (
     save,
     timed,
     training_step,
+    work,
 )
 from torch import Tensor, nn
 from transformers import WavLMModel
@@ -44,6 +44,7 @@ from unispeech.train.execution import set_execution
 
 LABELS = 504
 VARIANTS = ("ours", "ours, recomputing", "peer", "peer, recomputing")
+COMPILED = ("ours, compiled", "peer, compiled")
 COLUMNS = {
     "precision": "s", "step": "s", "loss": ".5f", "s": ".2f", "audio s/s": ".2f",
     "speed ratio": ".2f", "MB": ".0f", "memory ratio": ".2f", "of peak": ".0%",
@@ -57,7 +58,8 @@ class Pretraining(nn.Module):
         super().__init__()
         torch.manual_seed(1)
         self.encoder = encoder
-        self.projection = nn.Linear(768, 256)
+        width = encoder.config.dim if isinstance(encoder, Encoder) else encoder.config.hidden_size
+        self.projection = nn.Linear(width, 256)
         self.labels = nn.Parameter(torch.rand(LABELS, 256))
 
     def forward(
@@ -98,7 +100,9 @@ def set_variant(model: Pretraining, variant: str) -> None:
     """Switch recomputation on or off."""
     recomputing = "recomputing" in variant
     if isinstance(model.encoder, Encoder):
-        set_execution(model, TrainConfig(activation_checkpointing=recomputing))
+        for module in model.modules():
+            if hasattr(module, "activation_checkpointing"):
+                module.activation_checkpointing = recomputing
     elif recomputing:
         model.encoder.gradient_checkpointing_enable({"use_reentrant": False})
     else:
@@ -106,57 +110,95 @@ def set_variant(model: Pretraining, variant: str) -> None:
 
 
 def step_of(
-    encoder: Encoder | WavLMModel, precision: str, inputs: Inputs
+    encoder: Encoder | WavLMModel, precision: str, inputs: Inputs, is_compiled: bool = False
 ) -> tuple[Pretraining, Callable[[], float]]:
     """The model of one side and its training step."""
     model = Pretraining(encoder).to(inputs[0].device).train()
+    if is_compiled and isinstance(encoder, Encoder):
+        set_execution(model, TrainConfig(compile=True))
+    elif is_compiled:
+        encoder.compile()
     return model, training_step(model, lambda: model(*inputs), precision, inputs[0].device.type)
 
 
-def encoders() -> dict[str, Encoder | WavLMModel]:
+def encoders(name: str) -> dict[str, Encoder | WavLMModel]:
     """Both encoders with the same weights, without LayerDrop."""
-    ours, theirs = models("wavlm_base")
+    ours, theirs = models(name)
     theirs.config.layerdrop = 0.0
     return {"ours": ours.encoder, "peer": theirs}
 
 
+Sides = dict[str, tuple[Pretraining, Callable[[], float]]]
+
+
+def side_of(variant: str) -> str:
+    """Variants that share a model share its name."""
+    return variant if variant in COMPILED else variant.split(",")[0]
+
+
+def seconds_of(
+    variants: tuple[str, ...], sides: Sides, args: argparse.Namespace
+) -> dict[str, float]:
+    """Median seconds of a step of each variant, in turn."""
+    times: dict[str, list[float]] = {variant: [] for variant in variants}
+    for repeat in range(args.repeats + 1):
+        for variant, kept in times.items():
+            model, step = sides[side_of(variant)]
+            set_variant(model, variant)
+            spent = timed(step, args.device)
+            if repeat:
+                kept.append(spent)
+    return {variant: statistics.median(kept) for variant, kept in times.items()}
+
+
+def megabytes_of(
+    variants: tuple[str, ...], precision: str, sides: Sides, args: argparse.Namespace
+) -> dict[str, float]:
+    """Peak memory of a step of each variant above the resting size."""
+    if args.device == "cpu":
+        size = [precision, args.model, " ".join(map(str, args.seconds))]
+        return {v: in_own_process(__file__, [v, *size], args.threads) for v in variants}
+    found = {}
+    for variant in variants:
+        model, step = sides[side_of(variant)]
+        set_variant(model, variant)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        found[variant] = (torch.cuda.max_memory_allocated() - before) / 2**20
+    return found
+
+
 def compare(precision: str, args: argparse.Namespace, table: Table) -> None:
-    """Time all variants of one precision and print their rows."""
+    """Measure all variants of one precision and print their rows."""
     inputs = tuple(x if x is None else x.to(args.device) for x in batch(args.seconds))
-    sides = {side: step_of(e, precision, inputs) for side, e in encoders().items()}
+    sides = {side: step_of(e, precision, inputs) for side, e in encoders(args.model).items()}
+    variants = VARIANTS
+    if args.device != "cpu":
+        variants += COMPILED
+        for name, encoder in zip(COMPILED, encoders(args.model).values(), strict=True):
+            sides[name] = step_of(encoder, precision, inputs, is_compiled=True)
     losses = {}
     with torch.no_grad():
         for side, (model, _) in sides.items():
             losses[side] = float(model.eval()(*inputs))
             model.train()
-    times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    for repeat in range(args.repeats + 1):
-        for variant, kept in times.items():
-            model, step = sides[variant.split(",")[0]]
-            set_variant(model, variant)
-            spent = timed(step, args.device)
-            if repeat:
-                kept.append(spent)
-    medians = {variant: statistics.median(kept) for variant, kept in times.items()}
-    size = [precision, " ".join(map(str, args.seconds))]
-    memory: dict[str, float] = {}
-    if args.device == "cpu":
-        memory = {v: in_own_process(__file__, [v, *size], args.threads) for v in VARIANTS}
+    medians = seconds_of(variants, sides, args)
+    memory = megabytes_of(variants, precision, sides, args)
     audio = sum(args.seconds)
     peak = matrix_rate(PRECISIONS[precision], args.device)
-    for variant in VARIANTS:
-        spent, mine = medians[variant], memory.get(variant)
-        share = None if mine is None else mine / memory["peer"]
-        used = 3 * WORK["wavlm_base"] * audio / spent / peak
-        loss = losses[variant.split(",")[0]]
-        speed = medians["peer"] / spent
+    for variant in variants:
+        spent, mine = medians[variant], memory[variant]
+        used = 3 * work(args.model, args.seconds) / spent / peak
+        speed, share = medians["peer"] / spent, mine / memory["peer"]
+        loss = losses[side_of(variant)]
         table.add(precision, variant, loss, spent, audio / spent, speed, mine, share, used)
 
 
-def print_memory(variant: str, precision: str, seconds: str) -> None:
+def print_memory(variant: str, precision: str, name: str, seconds: str) -> None:
     """Body of a process that measures one variant."""
     inputs = batch([float(s) for s in seconds.split()])
-    model, step = step_of(encoders()[variant.split(",")[0]], precision, inputs)
+    model, step = step_of(encoders(name)[variant.split(",")[0]], precision, inputs)
     set_variant(model, variant)
     print_peak(step)
 
@@ -164,13 +206,14 @@ def print_memory(variant: str, precision: str, seconds: str) -> None:
 def main() -> None:
     """Parse the options and run."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=("wavlm_base", "wavlm_large"), default="wavlm_base")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0] * 4)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory:
