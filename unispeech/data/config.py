@@ -79,6 +79,9 @@ class MixingConfig(Config):
     stream: Literal["batch", "reference"] = "batch"
     """`reference`: the released collater's draws in its order, in which an utterance may be mixed
     with itself and with rows that are already mixed."""
+    where: Literal["loader", "device"] = "loader"
+    """`device`: the processes that read audio only draw; the training process mixes, on its GPU
+    where it has one. The same mixes, but for rounding."""
 
 
 class BatchingConfig(Config):
