@@ -34,7 +34,7 @@ SCRIPTS: dict[str, list[str]] = {
     "diarization": ["diarization.py", "--minutes", "7.5", "30", "120"],
     "separation": ["separation.py"],
 }
-ON_A_GPU = ("forward", "training", "training_ragged", "separation")
+ON_A_GPU = ("forward", "training", "training_ragged", "labelling", "separation")
 THREADED = ("forward", "training", "training_ragged", "objectives", "labelling", "verification")
 
 
