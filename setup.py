@@ -48,6 +48,8 @@ setup(
         # Separation: WER of continuous input, and PESQ and STOI on request; the first two are built
         # from source where there is no wheel: a C++ compiler.
         "separation": ["meeteval>=0.4", "pesq>=0.0.4", "pystoi>=0.4"],
+        # Clustering with kmeans.engine=faiss; faiss-gpu-cu12 in its place for GPUs.
+        "faiss": ["faiss-cpu>=1.8"],
         # `export --to onnx`; onnxscript is what torch's exporter is written with.
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
         # Checks and tests; kaldi-native-fbank, transformers, meeteval and jiwer are peers.
@@ -66,6 +68,7 @@ setup(
             "meeteval>=0.4",
             "jiwer>=3",
             "pystoi>=0.4",
+            "faiss-cpu>=1.8",
             "onnx>=1.16",
             "onnxruntime>=1.18",
             "onnxscript>=0.3",

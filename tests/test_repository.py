@@ -142,7 +142,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "kernels": (BASE, set()),
     "models": (BASE | {"losses", "kernels"}, {"safetensors"}),
     "losses": (BASE, set()),
-    "data": (BASE, {"lhotse", "scipy", "sentencepiece", "sklearn", "soundfile", "tqdm"}),
+    "data": (BASE, {"faiss", "lhotse", "scipy", "sentencepiece", "sklearn", "soundfile", "tqdm"}),
     "decode": (
         BASE | {"models", "losses", "data", "hub"},
         {"k2", "kaldifst", "kaldi_decoder", "kaldilm", "flashlight", "kenlm", "scipy", "tqdm"},
@@ -166,6 +166,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
 # Libraries that one module alone may know, as a pattern of file names.
 ONLY_IN = {
     "lhotse": r"(unispeech/data|local)/.*",
+    "faiss": r"unispeech/data/clustering\.py",
     "kaldialign": r"unispeech/score/wer\.py",
     "meeteval": r"unispeech/score/multi_stream\.py",
     "pesq": r"unispeech/score/separation\.py",

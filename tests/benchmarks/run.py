@@ -46,6 +46,7 @@ GPU_SCRIPTS: dict[str, list[str]] = {
     "training_large": [
         *"training.py --model wavlm_large --precisions bf16 --seconds".split(), *["15"] * 16
     ],
+    "labelling": ["labelling.py"],
     "separation": ["separation.py"],
 }  # fmt: skip
 THREADED = ("forward", "training", "training_ragged", "objectives", "labelling", "verification")

@@ -14,8 +14,9 @@ from sklearn.metrics import mutual_info_score
 
 from unispeech.__main__ import main
 from unispeech.data.alignments import Alignment
+from unispeech.data.clustering import fit_kmeans, nearest_centroid
 from unispeech.data.config import KMeansConfig
-from unispeech.data.labels import LabelStore, fit_kmeans, label_quality, nearest_centroid
+from unispeech.data.labels import LabelStore, label_quality
 from unispeech.data.manifests import load_cuts, read_audio
 from unispeech.data.mfcc import mfcc39
 from unispeech.errors import DataError

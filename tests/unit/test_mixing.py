@@ -1,14 +1,27 @@
-"""Utterance mixing: energies, spans and labels' owner."""
+"""Utterance mixing: energies, spans and labels' owner; in torch as in NumPy."""
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data._utils.pin_memory import pin_memory
 
+from unispeech.__main__ import main
 from unispeech.data.config import MixingConfig
-from unispeech.data.mixing import apply_mixes, draw_mixes, draw_reference_mixes, mix_batch
+from unispeech.data.datasets import normalize
+from unispeech.data.mixing import (
+    apply_mixes,
+    draw_later,
+    draw_mixes,
+    draw_reference_mixes,
+    mix_batch,
+    mixed,
+)
 
 
 def waves(rows: int, samples: int, seed: int = 0) -> np.ndarray:
@@ -92,3 +105,83 @@ def test_reference_stream_gives_the_references_mixes() -> None:
     squares = [6.089723, 13.510092, 56.852585, 78.272552]
     np.testing.assert_allclose(batch.sum(1, dtype=np.float64), sums, atol=2e-5)
     np.testing.assert_allclose(np.square(batch, dtype=np.float64).sum(1), squares, atol=2e-5)
+
+
+def batches_of(seed: int, rows: int, samples: int, scale: float) -> tuple[np.ndarray, list]:
+    rng = np.random.default_rng(seed)
+    batch = (scale * waves(rows, samples, seed)).astype(np.float32)
+    if rows > 2:
+        batch[rng.integers(rows)] = 0.0
+    noises = [waves(1, int(n), seed + 1)[0] for n in rng.integers(1, 3 * samples, 3)]
+    return batch, [*noises, np.zeros(50, np.float32)]
+
+
+@pytest.mark.parametrize("stream", ["batch", "reference"])
+@pytest.mark.parametrize("is_normalized", [False, True])
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(1, 6),
+    samples=st.integers(2, 700),
+    noise_prob=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_mixes_drawn_here_and_added_there(
+    stream, is_normalized, seed, rows, samples, noise_prob
+) -> None:
+    """Torch on the drawn mixes is NumPy on the batch; rows that lie in padding included."""
+    before, noises = batches_of(seed, rows, samples, 1.0)
+    lengths = np.random.default_rng(seed).integers(1, samples + 1, rows).tolist()
+    config = MixingConfig(prob=0.8, noise_prob=noise_prob, stream=stream)
+
+    def finish(row: int) -> None:
+        if is_normalized:
+            expected[row, : lengths[row]] = normalize(expected[row, : lengths[row]])
+
+    expected = before.copy()
+    mix_batch(expected, config, seed, noises, finish)
+    drawn = draw_later(before.shape, config, seed, noises, lengths if is_normalized else None)
+    given_waves = torch.from_numpy(before.copy())
+    found = mixed(given_waves, drawn).numpy()
+    np.testing.assert_array_equal(given_waves.numpy(), before)
+    assert found.dtype == np.float32
+    # A row of all but equal samples loses digits when its mean is taken off.
+    tolerance = 1e-4 if is_normalized else 1e-6
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_workers_send_pieces_of_noise_not_noises() -> None:
+    noises = [waves(1, 100_000)[0]]
+    drawn = draw_later((8, 500), MixingConfig(prob=1.0, noise_prob=1.0), 0, noises)
+    lengths = [mix.length for mix in drawn.mixes]
+    assert [len(piece) for piece in drawn.noises] == lengths
+    assert [piece.untyped_storage().nbytes() for piece in drawn.noises] == [4 * n for n in lengths]
+    assert drawn.noise_powers == pytest.approx([np.square(noises[0], dtype=np.float64).mean()] * 8)
+
+
+def test_pinning_keeps_what_was_drawn(monkeypatch) -> None:
+    """The loader's thread that pins batches rebuilds every tuple and list in them."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor.clone())
+    before, noises = waves(6, 300), [waves(1, 400, 1)[0]]
+    drawn = draw_later(before.shape, MixingConfig(prob=1.0, noise_prob=0.5), 3, noises, [300] * 6)
+    pinned = pin_memory(drawn)
+    assert pinned.noises[0] is not drawn.noises[0]
+    waveforms = torch.from_numpy(before)
+    assert torch.equal(mixed(waveforms, pinned), mixed(waveforms, drawn))
+
+
+def test_a_training_is_the_same_wherever_it_mixes(shared_corpus, tmp_path) -> None:
+    def losses(name: str, *more: str) -> list[float]:
+        options = ["--config", str(shared_corpus.pretrain), "--output", str(tmp_path / name)]
+        common = [f"data.noise={shared_corpus.valid}", "data.mixing.noise_prob=0.5"]
+        common += ["data.crop.rows=pad", "model.normalize=true", *more]
+        assert main(["pretrain", *options, *shared_corpus.overrides(), *common]) == 0
+        rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(row)["loss"] for row in rows]
+
+    mixing = ["data.mixing.prob=1", "train.updates=3"]
+    here = losses("loader", *mixing)
+    there = losses("device", *mixing, "data.mixing.where=device", "data.batching.workers=2")
+    assert len(here) == 4
+    assert there == pytest.approx(here, rel=1e-5)
+    unmixed = losses("unmixed", "data.mixing.prob=0", "train.updates=1")
+    assert unmixed[0] != pytest.approx(here[0], rel=1e-5)

@@ -16,7 +16,8 @@ import pytest
 from lhotse import CutSet
 
 from unispeech.__main__ import main
-from unispeech.data.labels import LabelStore, gather, nearest_centroid
+from unispeech.data.clustering import gather, nearest_centroid
+from unispeech.data.labels import LabelStore
 from unispeech.data.manifests import load_cuts, read_audio
 from unispeech.data.mfcc import mfcc39
 from unispeech.data.shard_labels import ShardLabels, sample_cuts

@@ -10,20 +10,18 @@ from typing import Any
 import torch
 
 from unispeech.data.alignments import Alignment
-from unispeech.data.config import LabelConfig
-from unispeech.data.features import Extractor, build_extractor
-from unispeech.data.labels import (
-    LabelStore,
-    LabelWriter,
+from unispeech.data.clustering import (
+    check_engine,
     fit_kmeans,
     gather,
-    label_quality,
     load_kmeans,
-    nearest_centroid,
     sample,
     save_kmeans,
 )
-from unispeech.data.manifests import read_audio
+from unispeech.data.config import LabelConfig
+from unispeech.data.features import Extractor, build_extractor
+from unispeech.data.labelling import label_cuts, read_ahead
+from unispeech.data.labels import LabelStore, LabelWriter, label_quality
 from unispeech.data.shard_labels import sample_cuts
 from unispeech.data.shards import ShardFolder
 from unispeech.hub.load import load_model
@@ -32,11 +30,11 @@ Sets = Mapping[str, Sequence[Any]]
 """Cuts by the names of their manifests."""
 
 
-def build(config: LabelConfig, with_gpu: bool) -> Extractor:
-    """The extractor of a configuration, on the GPU of this process where one is to be used."""
+def build(config: LabelConfig) -> Extractor:
+    """The extractor of a configuration, on the GPU of this process where there is one."""
     if config.feature == "mfcc":
         return build_extractor(config)
-    has_gpu = with_gpu and torch.cuda.is_available()
+    has_gpu = torch.cuda.is_available()
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if has_gpu else "cpu"
     return build_extractor(config, load_model(config.checkpoint, device))
 
@@ -58,16 +56,20 @@ def kmeans(
         extractor: of the features.
         first: cuts of the first manifest, from which the share is taken where there are no shards.
         shards: from which the share is taken, or None.
+
+    Raises:
+        DependencyError: the engine of the clustering is not installed.
     """
     kept = load_kmeans(folder, origin)
     if kept is not None:
         return kept
+    check_engine(config.kmeans)
     seed = config.kmeans.seed
     if shards is not None:
         chosen: Iterator[Any] = sample_cuts(shards, config.share, seed)
     else:
         chosen = iter(sample(first, config.share, seed))
-    frames = gather(extractor.features(read_audio(cut)) for cut in chosen)
+    frames = gather(extractor.features(read_ahead(chosen)))
     print(
         f"clustering {len(frames):,} frames of {config.feature} into {config.kmeans.clusters}"
         f" ({frames.nbytes / 2**20:,.1f} MiB in memory)",
@@ -85,8 +87,8 @@ def label_manifests(
     entries = {}
     for name, cuts in sets.items():
         writer = LabelWriter(folder, name)
-        for cut in cuts:
-            writer.add(cut.id, nearest_centroid(extractor.features(read_audio(cut)), centroids))
+        for cut, labels in label_cuts(cuts, extractor, centroids):
+            writer.add(cut.id, labels)
         entries[name] = writer.close()
         print(f"{name}: {entries[name]['utterances']} utterances, {entries[name]['frames']} labels")
     return entries

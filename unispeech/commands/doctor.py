@@ -85,6 +85,12 @@ def espeak() -> str:
     return f"{importlib.metadata.version('espeakng-loader')}, {loader.get_library_path()}"
 
 
+def faiss() -> str:
+    """The faiss of this environment, of whichever package, and the GPUs that it sees."""
+    found = importlib.import_module("faiss")
+    return f"{found.__version__}, {found.get_num_gpus()} GPUs"
+
+
 CHECKS = (
     Check("torch", "models", package("torch"), INSTALL, True),
     Check("lhotse", "manifests", package("lhotse"), INSTALL, True),
@@ -104,6 +110,7 @@ CHECKS = (
     Check("kenlm", "--backend flashlight, n-gram scores", package("kenlm"),
           EXTRA.format("flashlight")),
     Check("sentencepiece", "BPE tokens", package("sentencepiece"), INSTALL),
+    Check("faiss", "kmeans.engine=faiss", faiss, EXTRA.format("faiss")),
     Check("onnx", "export --to onnx", package("onnx"), EXTRA.format("onnx")),
     Check("meeteval", "WER of continuous input, in separated", package("meeteval"),
           EXTRA.format("separation")),

@@ -1,9 +1,10 @@
 """Cluster frames into labels for masked prediction, one model for all manifests.
 
 The k-means model is fitted on a share of the first manifest's utterances, or of the shards;
-features are computed utterance by utterance and never written. `labels.json` holds the rate, the
-origin and checksums, and phone purity and PNMI where `--alignment` is given. Shards are labelled
-one by one, spread over the processes of `utils/launch.sh label`; those that are done are kept.
+features are computed, on the GPU where there is one, as they are needed and never written.
+`labels.json` holds the rate, the origin and checksums, and phone purity and PNMI where
+`--alignment` is given. Shards are labelled one by one, spread over the processes of
+`utils/launch.sh label`; those that are done are kept.
 """
 
 from __future__ import annotations
@@ -60,13 +61,14 @@ def run(args: argparse.Namespace) -> None:
 
     # Imported only now: skipping what is there takes no time.
     from unispeech.commands import _labelling
-    from unispeech.data.labels import manifest_name, wait_for_kmeans, write_description
+    from unispeech.data.clustering import wait_for_kmeans
+    from unispeech.data.labels import manifest_name, write_description
     from unispeech.data.manifests import load_cuts
     from unispeech.data.shard_labels import label_shards
     from unispeech.data.shards import ShardFolder
 
     shards = ShardFolder(args.shards) if args.shards else None
-    extractor = _labelling.build(config, with_gpu=shards is not None)
+    extractor = _labelling.build(config)
     if rank and shards is not None:
         centroids = wait_for_kmeans(args.output, origin)
         label_shards(args.output, shards, extractor, centroids, rank, world_size)
@@ -93,7 +95,9 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _origin(config: LabelConfig, args: argparse.Namespace) -> dict[str, Any]:
-    origin: dict[str, Any] = {"config": hashlib.sha256(dump(config).encode()).hexdigest()}
+    # The default engine is not said, so that labels of versions without the setting are kept.
+    settings = dump(config).replace("  engine: sklearn\n", "")
+    origin: dict[str, Any] = {"config": hashlib.sha256(settings.encode()).hexdigest()}
     origin |= {"feature": config.feature, "layer": config.layer}
     if config.feature == "layer":
         origin["checkpoint_sha256"] = sha256(weights_file(config.checkpoint))

@@ -24,15 +24,33 @@ Speeds = Annotated[
 class KMeansConfig(Config):
     """Clustering; defaults are the settings of HuBERT's simple_kmeans."""
 
+    engine: Literal["sklearn", "faiss"] = "sklearn"
+    """`sklearn`: scikit-learn's MiniBatchKMeans. `faiss`: all frames in every iteration, from one
+    start, on the GPUs where faiss is built for them (faiss-gpu-cu12); settings that only
+    mini-batches have are then refused."""
     clusters: int = pydantic.Field(100, ge=2, le=65536)
     seed: int = 0
-    init: str = "k-means++"
+    init: Literal["k-means++", "random"] = "k-means++"
     max_iter: int = pydantic.Field(100, ge=1)
     batch_size: int = pydantic.Field(10000, ge=1)
+    """Mini-batches."""
     tol: float = 0.0
+    """Mini-batches."""
     max_no_improvement: int = 100
+    """Mini-batches."""
     n_init: int = pydantic.Field(20, ge=1)
+    """Mini-batches."""
     reassignment_ratio: float = 0.0
+    """Mini-batches."""
+
+    @pydantic.model_validator(mode="after")
+    def _of_the_engine(self) -> KMeansConfig:
+        names = ("batch_size", "tol", "max_no_improvement", "n_init", "reassignment_ratio")
+        fields = type(self).model_fields
+        changed = [name for name in names if getattr(self, name) != fields[name].default]
+        if self.engine == "faiss" and changed:
+            raise ValueError(f"engine faiss has no {', '.join(changed)}; leave it at its default")
+        return self
 
 
 class LabelConfig(Config):
@@ -79,6 +97,9 @@ class MixingConfig(Config):
     stream: Literal["batch", "reference"] = "batch"
     """`reference`: the released collater's draws in its order, in which an utterance may be mixed
     with itself and with rows that are already mixed."""
+    where: Literal["loader", "device"] = "loader"
+    """`device`: the processes that read audio only draw; the training process mixes, on its GPU
+    where it has one. The same mixes, but for rounding."""
 
 
 class BatchingConfig(Config):

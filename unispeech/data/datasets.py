@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from unispeech.data.config import CropConfig, MixingConfig
 from unispeech.data.labels import FrameLabels
 from unispeech.data.manifests import SAMPLING_RATE, load_cuts, read_audio, target
-from unispeech.data.mixing import mix_batch
+from unispeech.data.mixing import DrawnMixes, draw_later, mix_batch
 from unispeech.data.sampling import BatchSpec, Position, stable_seed
 from unispeech.data.speed import (
     change_label_speed,
@@ -50,6 +50,8 @@ class PretrainBatch(NamedTuple):
     position: Position
     seconds: float
     """Audio in the batch."""
+    mixing: DrawnMixes | None = None
+    """What is still to be added to the waveforms; None where they are ready."""
 
 
 class CtcBatch(NamedTuple):
@@ -152,12 +154,7 @@ class PretrainDataset(Dataset[PretrainBatch]):
                 rows[row, : len(own)] = own
             lengths.append(len(audio))
 
-        def normalize_row(row: int) -> None:
-            if self.is_normalized:
-                waveforms[row, : lengths[row]] = normalize(waveforms[row, : lengths[row]])
-
-        seed = stable_seed(self.seed, epoch, ids[0], "mixing")
-        mix_batch(waveforms, self.mixing, seed, self.noises, normalize_row)
+        mixing = self._mix(waveforms, lengths, stable_seed(self.seed, epoch, ids[0], "mixing"))
         seeds = [stable_seed(self.seed, epoch, i, "mask") for i in ids]
         is_padded = min(lengths) < size
         return PretrainBatch(
@@ -169,7 +166,22 @@ class PretrainDataset(Dataset[PretrainBatch]):
             ids=ids,
             position=spec.position,
             seconds=sum(lengths) / SAMPLING_RATE,
+            mixing=mixing,
         )
+
+    def _mix(self, waveforms: FloatArray, lengths: list[int], seed: int) -> DrawnMixes | None:
+        """Mix in place, or say what is to be mixed where the batch goes."""
+        if self.mixing.where == "device":
+            normalized = lengths if self.is_normalized else None
+            shape = (len(waveforms), waveforms.shape[1])
+            return draw_later(shape, self.mixing, seed, self.noises, normalized)
+
+        def normalize_row(row: int) -> None:
+            if self.is_normalized:
+                waveforms[row, : lengths[row]] = normalize(waveforms[row, : lengths[row]])
+
+        mix_batch(waveforms, self.mixing, seed, self.noises, normalize_row)
+        return None
 
     def _batch_samples(self, samples: list[int]) -> int:
         size = min(samples) if self.crop.rows == "crop" else max(samples)

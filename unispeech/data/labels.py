@@ -1,9 +1,8 @@
-"""Frame labels: clustering, storage beside the manifests, quality."""
+"""Frame labels: storage beside the manifests, quality."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,14 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from unispeech.data.config import KMeansConfig
 from unispeech.errors import DataError
 from unispeech.storage import atomic_path, sha256, write_json, write_text
 
 Labels = npt.NDArray[np.uint16]
 
 TOLERANCE_SECONDS = 0.1
-POLL_SECONDS = 1.0
 
 
 class FrameLabels(Protocol):
@@ -36,118 +33,6 @@ class FrameLabels(Protocol):
     def check(self, utterance: str, seconds: float) -> None:
         """Raise a DataError when the number of labels does not fit the duration."""
         ...
-
-
-def gather(features: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """Frames `(N, D)` of many utterances `(T, D)`, as they come.
-
-    The array grows in place: little more than its own size is ever held, where a list that is
-    concatenated at the end needs twice that.
-    """
-    frames = np.zeros((0, 0), np.float32)
-    used = 0
-    for piece in features:
-        if used == 0:
-            frames = np.zeros((0, piece.shape[1]), np.float32)
-        needed = used + len(piece)
-        if needed > len(frames):
-            frames.resize((needed + needed // 4, piece.shape[1]), refcheck=False)
-        frames[used:needed] = piece
-        used = needed
-    frames.resize((used, *frames.shape[1:]), refcheck=False)
-    return frames
-
-
-def sample(cuts: Sequence[Any], share: float, seed: int) -> list[Any]:
-    """A random share of the cuts, at least one, in their order."""
-    count = max(1, round(share * len(cuts)))
-    chosen = np.random.default_rng(seed).choice(len(cuts), count, replace=False)
-    return [cuts[index] for index in sorted(chosen)]
-
-
-def fit_kmeans(
-    features: npt.NDArray[np.float32], config: KMeansConfig
-) -> tuple[npt.NDArray[np.float32], float]:
-    """Cluster frames.
-
-    Args:
-        features: `(N, D)` float32.
-        config: settings of scikit-learn's MiniBatchKMeans.
-
-    Returns:
-        Centroids `(K, D)` float32 and the mean squared distance to the nearest one.
-
-    Raises:
-        DataError: fewer frames than clusters.
-    """
-    if len(features) < config.clusters:
-        raise DataError(
-            "too few frames to cluster",
-            expected=f"at least {config.clusters}",
-            found=len(features),
-            remedy="use more utterances (share) or fewer clusters",
-        )
-    from sklearn.cluster import MiniBatchKMeans  # a second of import that readers do not need
-
-    settings = config.model_dump(exclude={"clusters", "seed"})
-    model = MiniBatchKMeans(
-        config.clusters, random_state=config.seed, compute_labels=False, **settings
-    ).fit(features)
-    inertia = -float(model.score(features)) / len(features)
-    return model.cluster_centers_.astype(np.float32), inertia
-
-
-def save_kmeans(
-    folder: Path,
-    centroids: npt.NDArray[np.float32],
-    inertia: float,
-    origin: Mapping[str, Any],
-) -> None:
-    """Keep centroids `(K, D)`, and then from what they come."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "kmeans.json").unlink(missing_ok=True)
-    path = folder / "kmeans.npy"
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, centroids)
-    facts = {"origin": dict(origin), "inertia": inertia, "sha256": sha256(path)}
-    write_json(folder / "kmeans.json", facts)
-
-
-def load_kmeans(
-    folder: Path, origin: Mapping[str, Any]
-) -> tuple[npt.NDArray[np.float32], float] | None:
-    """Centroids and their mean squared distance, None unless they come from `origin`."""
-    path = folder / "kmeans.npy"
-    try:
-        facts = json.loads((folder / "kmeans.json").read_text(encoding="utf-8"))
-        if facts["origin"] != origin or facts["sha256"] != sha256(path):
-            return None
-        return np.load(path, allow_pickle=False), float(facts["inertia"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def wait_for_kmeans(folder: Path, origin: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """The centroids that another process is fitting, as soon as they are there."""
-    while (kept := load_kmeans(folder, origin)) is None:
-        time.sleep(POLL_SECONDS)
-    return kept[0]
-
-
-def nearest_centroid(
-    features: npt.NDArray[np.float32], centroids: npt.NDArray[np.float32]
-) -> Labels:
-    """Index of the nearest centroid for each frame, the lowest index on ties.
-
-    Args:
-        features: `(T, D)`.
-        centroids: `(K, D)`.
-
-    Returns:
-        `(T,)` uint16.
-    """
-    distance = (centroids**2).sum(1) - 2.0 * features @ centroids.T
-    return np.asarray(distance.argmin(1), dtype=np.uint16)
 
 
 def manifest_name(path: str | Path) -> str:

@@ -1,6 +1,8 @@
 """Utterance and noise mixing of a batch (WavLM, algorithm 1).
 
-`draw_mixes` chooses, `apply_mixes` adds: the choices can be made elsewhere and handed in.
+`draw_mixes` chooses, `apply_mixes` adds: the choices can be made elsewhere and handed in. What
+`mix_batch` does where the audio is read, `draw_later` and `mixed` do in two places: draw there, add
+on the device of the tensor.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from unispeech.data.config import MixingConfig
 
@@ -34,6 +39,21 @@ class Mix(NamedTuple):
     """Decibels of the row over the source, both over their whole length."""
 
 
+class DrawnMixes(NamedTuple):
+    """The mixes of one batch, drawn but not yet added; see `mixed`."""
+
+    mixes: list[Mix]
+    """In order. The source of a noise is a number in `noises`, its start 0."""
+    noises: list[Tensor]
+    """`(length,)` float32 pieces."""
+    noise_powers: list[float]
+    """Mean square of the whole noise that each piece comes from."""
+    is_sequential: bool
+    """Whether pieces and energies are of rows that may already be mixed."""
+    lengths: list[int] | None
+    """Valid samples of each row, where mixed rows are normalised again."""
+
+
 def mix_batch(
     waveforms: FloatArray,
     config: MixingConfig,
@@ -50,14 +70,47 @@ def mix_batch(
         noises: float32 `(n,)` each.
         finish: called with each mixed row once it is mixed, to normalise it again.
     """
-    rows, samples = waveforms.shape
+    mixes = _draw(waveforms.shape, config, seed, noises)
+    apply_mixes(waveforms, mixes, noises, config.stream == "reference", finish)
+
+
+def draw_later(
+    shape: tuple[int, int],
+    config: MixingConfig,
+    seed: int,
+    noises: Sequence[FloatArray] = (),
+    lengths: list[int] | None = None,
+) -> DrawnMixes:
+    """The mixes that `mix_batch` would add, with the pieces of noise that they take.
+
+    Args:
+        shape: `(B, N)` of the waveforms.
+        config: probabilities, ratios and the stream of the draws.
+        seed: of this batch.
+        noises: float32 `(n,)` each.
+        lengths: valid samples of each row, to normalise mixed rows again; None does not.
+    """
+    mixes, pieces, powers = [], [], []
+    for mix in _draw(shape, config, seed, noises):
+        if mix.is_noise:
+            noise = noises[mix.source]
+            powers.append(_power(noise))
+            # A copy: what a worker hands on must not hold the whole noise.
+            pieces.append(torch.from_numpy(noise[mix.start : mix.start + mix.length].copy()))
+            mix = mix._replace(source=len(pieces) - 1, start=0)
+        mixes.append(mix)
+    return DrawnMixes(mixes, pieces, powers, config.stream == "reference", lengths)
+
+
+def _draw(
+    shape: tuple[int, ...], config: MixingConfig, seed: int, noises: Sequence[FloatArray]
+) -> list[Mix]:
+    rows, samples = shape
     lengths = [len(noise) for noise in noises]
     if config.stream == "reference":
         stream = np.random.RandomState(seed % 2**32)
-        mixes = draw_reference_mixes(rows, samples, config, stream, lengths)
-    else:
-        mixes = draw_mixes(rows, samples, config, np.random.default_rng(seed), lengths)
-    apply_mixes(waveforms, mixes, noises, config.stream == "reference", finish)
+        return draw_reference_mixes(rows, samples, config, stream, lengths)
+    return draw_mixes(rows, samples, config, np.random.default_rng(seed), lengths)
 
 
 def draw_mixes(
@@ -158,12 +211,50 @@ def apply_mixes(
     sources = waveforms if is_sequential else waveforms.copy()
     for mix in mixes:
         source = noises[mix.source] if mix.is_noise else sources[mix.source]
-        source_power = float(np.square(source, dtype=np.float64).mean())
+        source_power = _power(source)
         if source_power > 0:
-            power = float(np.square(sources[mix.row], dtype=np.float64).mean())
-            gain = np.sqrt(power / (source_power * 10.0 ** (mix.snr / 10.0)))
+            gain = np.sqrt(_power(sources[mix.row]) / (source_power * 10.0 ** (mix.snr / 10.0)))
             piece = source[mix.start : mix.start + mix.length]
             span = slice(mix.target, mix.target + mix.length)
             waveforms[mix.row, span] += (gain * piece).astype(np.float32)
         if finish is not None:
             finish(mix.row)
+
+
+def _power(waveform: FloatArray) -> float:
+    return float(np.square(waveform, dtype=np.float64).mean())
+
+
+def mixed(waveforms: Tensor, drawn: DrawnMixes) -> Tensor:
+    """The waveforms with their mixes: `apply_mixes` on the tensor's own device.
+
+    Nothing waits for the device: gains stay on it.
+
+    Args:
+        waveforms: `(B, N)` float32, which stays as it is.
+        drawn: what to add.
+
+    Returns:
+        `(B, N)` float32; gains and products are float64, as in `apply_mixes`.
+    """
+    result = waveforms.clone()
+    sources = result if drawn.is_sequential else waveforms
+    powers = waveforms.double().square().mean(1)
+    for mix in drawn.mixes:
+        row = result[mix.row]
+        ratio = 10.0 ** (mix.snr / 10.0)
+        if mix.is_noise:
+            source = drawn.noises[mix.source].to(waveforms.device, non_blocking=True)
+            source_power = torch.full_like(powers[mix.row], drawn.noise_powers[mix.source])
+        else:
+            source, source_power = sources[mix.source], powers[mix.source]
+        gain = torch.sqrt(powers[mix.row] / (source_power * ratio))
+        gain = torch.where(source_power > 0, gain, torch.zeros_like(gain))
+        piece = source[mix.start : mix.start + mix.length]
+        row[mix.target : mix.target + mix.length] += (gain * piece.double()).float()
+        if drawn.lengths is not None:
+            valid = row[: drawn.lengths[mix.row]]
+            valid.copy_(F.layer_norm(valid, valid.shape))
+        if drawn.is_sequential:
+            powers[mix.row] = row.double().square().mean()
+    return result

@@ -21,16 +21,10 @@ from lhotse import MonoCut
 from lhotse.array import Array, TemporalArray
 from lhotse.shar import ArrayTarWriter
 
+from unispeech.data.clustering import POLL_SECONDS
 from unispeech.data.features import Extractor
-from unispeech.data.labels import (
-    POLL_SECONDS,
-    TOLERANCE_SECONDS,
-    Labels,
-    check_length,
-    nearest_centroid,
-    read_description,
-)
-from unispeech.data.manifests import read_audio
+from unispeech.data.labelling import label_cuts
+from unispeech.data.labels import TOLERANCE_SECONDS, Labels, check_length, read_description
 from unispeech.data.shards import (
     ShardFolder,
     check_files,
@@ -95,7 +89,7 @@ class LabelledShards:
         return self._is_ours(record, index)
 
     def write(self, index: int, extractor: Extractor, centroids: npt.NDArray[np.float32]) -> None:
-        """Label one shard; features exist for one cut at a time.
+        """Label one shard; features exist for a few minutes of audio at a time.
 
         Args:
             index: number of the shard.
@@ -112,8 +106,7 @@ class LabelledShards:
             atomic_path(path) as temporary,
             ArrayTarWriter(str(temporary), shard_size=None, compression="numpy") as writer,
         ):
-            for cut in self.shards.read(index):
-                labels = nearest_centroid(extractor.features(read_audio(cut)), centroids)
+            for cut, labels in label_cuts(self.shards.read(index), extractor, centroids):
                 array = Array("shar", "", "", [len(labels)])
                 writer.write(cut.id, labels, TemporalArray(array, 0, 1 / self.rate, 0))
                 cuts, frames = cuts + 1, frames + len(labels)

@@ -78,9 +78,10 @@ class Encoder(nn.Module):
         if self.training and scale not in (0.0, 1.0):
             features = features * scale + features.detach() * (1.0 - scale)
         squares = features.float().square().mean(2)
-        if padding_mask is not None and rule == "exact":
-            squares = squares[~padding_mask]
         penalty = squares.mean()
+        if padding_mask is not None and rule == "exact":
+            valid = ~padding_mask
+            penalty = (squares * valid).sum() / valid.sum()
         features = self.layer_norm(features)
         x = features if self.post_extract_proj is None else self.post_extract_proj(features)
         x = F.dropout(x, self.config.input_dropout, self.training)

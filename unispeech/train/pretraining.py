@@ -11,6 +11,7 @@ from torch import nn
 from unispeech.data.datasets import PretrainBatch, PretrainDataset, check_given, load_manifests
 from unispeech.data.labels import FrameLabels, LabelStore, manifest_name
 from unispeech.data.loading import batches
+from unispeech.data.mixing import mixed
 from unispeech.data.sampling import Position, balanced, largest, stable_seed
 from unispeech.data.shard_labels import open_shards
 from unispeech.data.shard_stream import ShardStream
@@ -95,8 +96,11 @@ class PretrainTask:
         # The loader hands tuples on as lists.
         targets = Targets(tuple(batch.labels), tuple(batch.label_ratios))
         lengths, seeds = batch.lengths, batch.mask_seeds
+        waveforms = batch.waveforms.to(self.process.device, non_blocking=True)
+        if batch.mixing is not None:
+            waveforms = mixed(waveforms, batch.mixing)
         return objective_output(
-            self.config, self.process, model, batch.waveforms, lengths, targets, seeds, update
+            self.config, self.process, model, waveforms, lengths, targets, seeds, update
         )
 
     def metrics(self, sums: Mapping[str, float], size: float) -> dict[str, float]:
@@ -163,9 +167,10 @@ def objective_output(
     seeds: torch.Tensor,
     update: int | None,
 ) -> ObjectiveOutput:
-    """Draw the random choices of a batch and run the model; tensors come on the CPU.
+    """Draw the random choices of a batch and run the model.
 
-    `update` counts from 1; None evaluates.
+    Waveforms come on any device, the other tensors on the CPU. `update` counts from 1; None
+    evaluates.
     """
     rows, samples = waveforms.shape
     batch = layout(config.model, rows, samples, lengths, targets.labels, targets.ratios)
@@ -177,7 +182,8 @@ def objective_output(
         tokens=None if targets.tokens is None else targets.tokens.to(device, non_blocking=True),
     )
     moved = waveforms.to(device, non_blocking=True)
-    output = model(moved, None if lengths is None else lengths.to(device), targets, draws)
+    valid = None if lengths is None else lengths.to(device, non_blocking=True)
+    output = model(moved, valid, targets, draws)
     assert isinstance(output, ObjectiveOutput)
     return output
 
