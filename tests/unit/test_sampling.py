@@ -40,6 +40,21 @@ def test_position_behind_the_last_batch_is_the_next_epoch() -> None:
     assert take(1, start=after)[0][0] == Position(1, 0)
 
 
+@pytest.mark.parametrize("shape", ["read books", "uniform", "log-normal"])
+def test_at_most_a_twentieth_of_a_batch_is_padding(shape: str) -> None:
+    draw = random.Random(0)
+    durations = {
+        "read books": lambda: draw.uniform(11, 16.5) if draw.random() < 0.7 else draw.uniform(2, 12),
+        "uniform": lambda: draw.uniform(1.5, 9),
+        "log-normal": lambda: min(max(draw.lognormvariate(1.4, 0.5), 1), 20),
+    }[shape]
+    cuts = CutSet.from_cuts([dummy_cut(i, duration=durations()) for i in range(2000)])
+    batches = list(BatchStream(cuts, BatchingConfig(), 1, epochs=1))
+    speech = sum(cut.duration for batch in batches for cut in batch.cuts)
+    whole = sum(len(b.cuts) * max(cut.duration for cut in b.cuts) for b in batches)
+    assert 0 < 1 - speech / whole <= 0.05
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_one_pass_has_every_utterance_once(world_size: int) -> None:
     ids = [
