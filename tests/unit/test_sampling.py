@@ -44,7 +44,9 @@ def test_position_behind_the_last_batch_is_the_next_epoch() -> None:
 def test_at_most_a_twentieth_of_a_batch_is_padding(shape: str) -> None:
     draw = random.Random(0)
     durations = {
-        "read books": lambda: draw.uniform(11, 16.5) if draw.random() < 0.7 else draw.uniform(2, 12),
+        "read books": lambda: (
+            draw.uniform(11, 16.5) if draw.random() < 0.7 else draw.uniform(2, 12)
+        ),
         "uniform": lambda: draw.uniform(1.5, 9),
         "log-normal": lambda: min(max(draw.lognormvariate(1.4, 0.5), 1), 20),
     }[shape]
