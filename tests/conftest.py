@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Kernels in Triton run under its interpreter, on a CPU. It has to know when it is first imported,
+# which other packages do as well; with TRITON_INTERPRET=0 their tests run on a GPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -92,6 +92,38 @@ def scaled_filters(block: Block, covariance: Tensor) -> Tensor:
     return (scale.unsqueeze(2) * taps).transpose(1, 2)
 
 
+def folded_norm(x: Tensor, lengths: Tensor | None, block: Block) -> tuple[Tensor, Tensor]:
+    """What gives a convolution and its group norm, one group per channel, as one product.
+
+    A convolution is linear in its input, so the statistics of its output over the time of each
+    utterance follow from the mean and covariance of its input windows, and the norm becomes a scale
+    of the filters. A bias of the convolution cancels.
+
+    Args:
+        x: `(B, T, C)`.
+        lengths: `(B,)` valid output frames whose statistics count, or None for all.
+        block: convolution and norm.
+
+    Returns:
+        Windows without their mean `(B, T', C K)` and filters `(B, C K, O)`, fp32 or wider. The
+        product lacks the norm's shift only.
+    """
+    windows = x.unfold(1, block.kernel, block.stride).flatten(2)
+    # Sums of squares over so many frames leave the range of fp16.
+    with torch.autocast(x.device.type, enabled=False):
+        wide = windows.to(torch.promote_types(x.dtype, torch.float32))
+        if lengths is None:
+            centred = wide - wide.mean(1, keepdim=True)
+            covariance = centred.transpose(1, 2) @ centred / windows.shape[1]
+        else:
+            valid = valid_frames(lengths, windows.shape[1]).unsqueeze(2)
+            count = lengths.clamp(min=1).view(-1, 1, 1)
+            centred = wide - (wide * valid).sum(1, keepdim=True) / count
+            known = centred * valid
+            covariance = known.transpose(1, 2) @ known / count
+        return centred, scaled_filters(block, covariance)
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The precision in which autocast would multiply `x`."""
     kind = x.device.type

@@ -17,9 +17,8 @@ from unispeech.kernels.blocks import (
     EPSILON,
     Block,
     autocast_dtype,
-    scaled_filters,
+    folded_norm,
     tap_matrices,
-    valid_frames,
     window_rows,
 )
 from unispeech.kernels.packed import Place, utterances
@@ -52,9 +51,7 @@ def first_conv(x: Tensor, block: Block) -> Tensor:
 def channel_norm(x: Tensor, lengths: Tensor | None, block: Block) -> Tensor:
     """Convolution and group norm with one group per channel, over the time of each utterance.
 
-    A convolution is linear in its input, so the statistics of its output follow from the mean and
-    covariance of its input windows and the norm becomes a scale of the filters: the wide output is
-    written once and never read for statistics. A bias of the convolution cancels.
+    The wide output is written once and never read for statistics: they are in the filters.
 
     Args:
         x: `(B, T, C)`.
@@ -65,20 +62,7 @@ def channel_norm(x: Tensor, lengths: Tensor | None, block: Block) -> Tensor:
         `(B, T', O)`.
     """
     assert block.shift is not None
-    windows = x.unfold(1, block.kernel, block.stride).flatten(2)
-    # Sums of squares over so many frames leave the range of fp16.
-    with torch.autocast(x.device.type, enabled=False):
-        wide = windows.to(torch.promote_types(x.dtype, torch.float32))
-        if lengths is None:
-            centred = wide - wide.mean(1, keepdim=True)
-            covariance = centred.transpose(1, 2) @ centred / windows.shape[1]
-        else:
-            valid = valid_frames(lengths, windows.shape[1]).unsqueeze(2)
-            count = lengths.clamp(min=1).view(-1, 1, 1)
-            centred = wide - (wide * valid).sum(1, keepdim=True) / count
-            known = centred * valid
-            covariance = known.transpose(1, 2) @ known / count
-        scaled = scaled_filters(block, covariance)
+    centred, scaled = folded_norm(x, lengths, block)
     shift = block.shift.expand(len(x), 1, -1)
     return torch.baddbmm(shift, centred.to(shift.dtype), scaled.to(shift.dtype))
 
