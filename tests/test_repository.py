@@ -139,7 +139,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "config": (BASE, set()),
     "storage": (BASE, set()),
-    "kernels": (BASE, set()),
+    "kernels": (BASE, {"triton"}),
     "models": (BASE | {"losses", "kernels"}, {"safetensors"}),
     "losses": (BASE, set()),
     "data": (BASE, {"lhotse", "scipy", "sentencepiece", "sklearn", "soundfile", "tqdm"}),
@@ -176,6 +176,7 @@ ONLY_IN = {
     "jinja2": r"unispeech/report/.*",
     "transformers": r"(unispeech/hub|tests)/.*",
     "sentencepiece": r"(unispeech/data|local)/.*",
+    "triton": r"unispeech/kernels/triton_.*\.py",
 }
 ONE_MODULE = ("kaldifst", "kaldi_decoder", "k2", "kaldilm")
 
