@@ -1,11 +1,13 @@
 """The table of formulations, and the one place where one of them is chosen.
 
 `UNISPEECH_PLAIN=1` in the environment chooses torch's own operations for everything.
-`UNISPEECH_FLEX=1` chooses FlexAttention on a GPU, where it has not been run yet.
+`UNISPEECH_ATTENTION` chooses the attention on a GPU: `plain` is torch's own; `flex`, FlexAttention,
+and `triton`, a kernel of our own, have not been run there yet.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,10 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from unispeech.errors import ConfigError, DependencyError, nearest
 from unispeech.kernels import flex, inference, plain, recompute
 
 PLAIN_VARIABLE = "UNISPEECH_PLAIN"
-FLEX_VARIABLE = "UNISPEECH_FLEX"
+ATTENTION_VARIABLE = "UNISPEECH_ATTENTION"
 
 
 class Kernels(NamedTuple):
@@ -81,21 +84,60 @@ CUDA_FLEX = CUDA._replace(
 )
 
 
+def cuda_triton() -> Kernels:
+    """`CUDA` with the Triton attention.
+
+    Raises:
+        DependencyError: triton is missing.
+    """
+    _require_triton("triton")
+    from unispeech.kernels import triton_attention
+
+    return CUDA._replace(
+        name="cuda, Triton attention",
+        bias=_itself,
+        padding=triton_attention.padding,
+        attention=triton_attention.attention,
+    )
+
+
 def choose(device: torch.device, is_compiled: bool = False) -> Kernels:
     """The formulation for tensors on a device, with gradients as they are switched on now.
 
     Args:
         device: of inputs and weights.
         is_compiled: the layers go through torch's compiler, which makes kernels of its own.
+
+    Raises:
+        ConfigError: `UNISPEECH_ATTENTION` names none.
+        DependencyError: it names one that needs triton, which is missing.
     """
     is_traced = torch.compiler.is_compiling() or torch._C._is_tracing()
-    if is_compiled or is_traced or _is_set(PLAIN_VARIABLE):
+    if is_compiled or is_traced or os.environ.get(PLAIN_VARIABLE, "0") not in ("", "0"):
         return PLAIN
     if device.type == "cpu":
         return CPU_TRAINING if torch.is_grad_enabled() else CPU_INFERENCE
-    wants_flex = device.type == "cuda" and _is_set(FLEX_VARIABLE)
-    return CUDA_FLEX if wants_flex and flex.is_available() else CUDA
+    attention = os.environ.get(ATTENTION_VARIABLE) or "plain"
+    if device.type != "cuda" or attention == "plain":
+        return CUDA
+    if attention == "triton":
+        return cuda_triton()
+    if attention == "flex":
+        _require_triton(attention)
+        return CUDA_FLEX
+    names = ("plain", "flex", "triton")
+    raise ConfigError(
+        f"no such attention{nearest(attention, names)}",
+        where=ATTENTION_VARIABLE,
+        expected=" or ".join(names),
+        found=attention,
+    )
 
 
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "0") not in ("", "0")
+def _require_triton(attention: str) -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise DependencyError(
+            "triton is not installed",
+            where=f"{ATTENTION_VARIABLE}={attention}",
+            remedy="pip install -c constraints.txt triton",
+        )
