@@ -52,7 +52,8 @@ setup(
         "faiss": ["faiss-cpu>=1.8"],
         # `export --to onnx`; onnxscript is what torch's exporter is written with.
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
-        # Checks and tests; kaldi-native-fbank, transformers, meeteval and jiwer are peers.
+        # Checks and tests; kaldi-native-fbank, transformers, meeteval and jiwer are peers. Triton
+        # comes with a torch for CUDA; its interpreter and compiler need no GPU.
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2.3",
@@ -72,6 +73,7 @@ setup(
             "onnx>=1.16",
             "onnxruntime>=1.18",
             "onnxscript>=0.3",
+            'triton>=3.4; platform_system == "Linux"',
         ],
     },
     entry_points={"console_scripts": ["unispeech=unispeech.__main__:main"]},

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from unispeech.errors import ConfigError, DependencyError
 from unispeech.kernels import flex, inference, plain, recompute, table
 from unispeech.kernels.blocks import Block
 from unispeech.models.config import ConvLayer, EncoderConfig, conv_stack
@@ -242,12 +243,22 @@ def test_projections_stay_one_matrix_and_three_parameters() -> None:
 def test_the_choice(monkeypatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setenv(table.PLAIN_VARIABLE, "0")
+    monkeypatch.delenv(table.KERNELS_VARIABLE, raising=False)
     assert table.choose(cpu) is table.CPU_TRAINING
     assert table.choose(cpu, is_compiled=True) is table.PLAIN
     assert table.choose(cuda) is table.CUDA
-    monkeypatch.setattr(flex, "is_available", lambda: True)
-    monkeypatch.setenv(table.FLEX_VARIABLE, "1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in ("flex", "triton"):
+        monkeypatch.setenv(table.KERNELS_VARIABLE, name)
+        with pytest.raises(DependencyError, match=f"UNISPEECH_KERNELS={name}.*pip install"):
+            table.choose(cuda)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setenv(table.KERNELS_VARIABLE, "flex")
     assert table.choose(cuda) is table.CUDA_FLEX
+    monkeypatch.setenv(table.KERNELS_VARIABLE, "tritn")
+    assert table.choose(cpu) is table.CPU_TRAINING
+    with pytest.raises(ConfigError, match="did you mean 'triton'"):
+        table.choose(cuda)
     with torch.no_grad():
         assert table.choose(cpu) is table.CPU_INFERENCE
     monkeypatch.setenv(table.PLAIN_VARIABLE, "1")

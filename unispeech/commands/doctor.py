@@ -103,6 +103,8 @@ CHECKS = (
     Check("espeak-ng", "--tiny true, phones", espeak, INSTALL),
     Check("CUDA", "training and decoding on a GPU", cuda,
           "install the driver and a torch that is built for it"),
+    Check("triton", "UNISPEECH_KERNELS on a GPU", package("triton"),
+          "pip install -c constraints.txt triton"),
     Check("k2", "--backend k2, ctc.loss=k2", k2, k2_process.SETUP),
     Check("flashlight-text", "--backend flashlight",
           package("flashlight.lib.text.decoder", "flashlight-text"),

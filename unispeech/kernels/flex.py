@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,11 +20,6 @@ class Padding(NamedTuple):
     """`(B, T)` bool, True = padding, at the end of each row."""
     blocks: BlockMask
     """Blocks of queries and keys with anything to compute."""
-
-
-def is_available() -> bool:
-    """Whether its kernels can be compiled here."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def padding(mask: Tensor | None) -> Padding | None:

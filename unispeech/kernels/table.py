@@ -1,11 +1,15 @@
 """The table of formulations, and the one place where one of them is chosen.
 
 `UNISPEECH_PLAIN=1` in the environment chooses torch's own operations for everything.
-`UNISPEECH_FLEX=1` chooses FlexAttention on a GPU, where it has not been run yet.
+`UNISPEECH_KERNELS` chooses on a GPU: `torch` is attention by torch's own kernels; `flex`, attention
+by FlexAttention, and `triton`, attention and extractor by kernels of our own, have not been run there
+yet.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,10 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from unispeech.errors import ConfigError, DependencyError, nearest
 from unispeech.kernels import flex, inference, packed, plain, recompute
 
 PLAIN_VARIABLE = "UNISPEECH_PLAIN"
-FLEX_VARIABLE = "UNISPEECH_FLEX"
+KERNELS_VARIABLE = "UNISPEECH_KERNELS"
 
 
 class Kernels(NamedTuple):
@@ -79,21 +84,51 @@ CUDA_FLEX = CUDA._replace(
 )
 
 
+@functools.cache
+def cuda_triton() -> Kernels:
+    """`CUDA` with attention and extractor in Triton."""
+    from unispeech.kernels import triton_attention, triton_extractor
+
+    return CUDA._replace(
+        name="cuda, Triton",
+        extract=triton_extractor.extract,
+        bias=_itself,
+        padding=triton_attention.padding,
+        attention=triton_attention.attention,
+    )
+
+
 def choose(device: torch.device, is_compiled: bool = False) -> Kernels:
     """The formulation for tensors on a device, with gradients as they are switched on now.
 
     Args:
         device: of inputs and weights.
         is_compiled: the layers go through torch's compiler, which makes kernels of its own.
+
+    Raises:
+        ConfigError: `UNISPEECH_KERNELS` names none.
+        DependencyError: it names one that needs triton, which is missing.
     """
     is_traced = torch.compiler.is_compiling() or torch._C._is_tracing()
-    if is_compiled or is_traced or _is_set(PLAIN_VARIABLE):
+    if is_compiled or is_traced or os.environ.get(PLAIN_VARIABLE, "0") not in ("", "0"):
         return PLAIN
     if device.type == "cpu":
         return CPU_TRAINING if torch.is_grad_enabled() else CPU_INFERENCE
-    wants_flex = device.type == "cuda" and _is_set(FLEX_VARIABLE)
-    return CUDA_FLEX if wants_flex and flex.is_available() else CUDA
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "0") not in ("", "0")
+    name = os.environ.get(KERNELS_VARIABLE) or "torch"
+    if device.type != "cuda" or name == "torch":
+        return CUDA
+    names = ("torch", "flex", "triton")
+    if name not in names:
+        raise ConfigError(
+            f"no such kernels{nearest(name, names)}",
+            where=KERNELS_VARIABLE,
+            expected=" or ".join(names),
+            found=name,
+        )
+    if importlib.util.find_spec("triton") is None:
+        raise DependencyError(
+            "triton is not installed",
+            where=f"{KERNELS_VARIABLE}={name}",
+            remedy="pip install -c constraints.txt triton",
+        )
+    return cuda_triton() if name == "triton" else CUDA_FLEX
