@@ -183,21 +183,28 @@ def _attend(
     heads, frames, _ = q.shape
     longest = (bias.shape[1] + 1) // 2
     values = bias[:, longest - frames : longest + frames - 1].to(q.dtype)
-    # The biases of the last query come first, so with the queries turned round the matrix is a
-    # view of the vector of distances.
-    matrix = values.unfold(1, frames, 1)
-    turned = q.flip(1)
-    gates = None if gate is None else gate.flip(1)
+    # With the keys turned round the biases of each query are those of the one before, one further
+    # on: a view of the vector of distances.
+    matrix = values.flip(1).unfold(1, frames, 1)
+    keys, contents = k.flip(1), v.flip(1)
     step = max(1, LOGITS // (heads * frames))
     for start in range(0, frames, step):
         stop = min(start + step, frames)
         mask = matrix[:, start:stop]
-        mask = mask.contiguous() if gates is None else gates[:, start:stop] * mask
+        mask = mask.contiguous() if gate is None else gate[:, start:stop] * mask
         if padded is not None:
-            mask.masked_fill_(padded, float("-inf"))
-        given = (turned[None, :, start:stop], k[None], v[None], mask[None])
-        found = F.scaled_dot_product_attention(*given, dropout)
-        out[:, frames - stop : frames - start] = found[0].flip(1)
+            mask.masked_fill_(padded.flip(0), float("-inf"))
+        out[:, start:stop] = _weighted(q[:, start:stop], keys, contents, mask, dropout)
+
+
+def _weighted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    """`(H, t, d)` for queries `(H, t, d)`; overwrites `mask` `(H, t, T)`."""
+    if dropout > 0 or q.dtype in (torch.bfloat16, torch.float16):
+        found = F.scaled_dot_product_attention(q[None], k[None], v[None], mask[None], dropout)
+        return found[0]
+    # Products of a whole utterance are faster than the blocks of torch's kernel.
+    logits = torch.baddbmm(mask, q, k.mT, alpha=q.shape[2] ** -0.5, out=mask)
+    return torch.bmm(torch.softmax(logits, 2, out=mask), v)
 
 
 def feed_forward(

@@ -2,8 +2,8 @@
 
 `UNISPEECH_PLAIN=1` in the environment chooses torch's own operations for everything.
 `UNISPEECH_KERNELS` chooses on a GPU: `torch` is attention by torch's own kernels; `flex`, attention
-by FlexAttention, and `triton`, attention and extractor by kernels of our own, have not been run there
-yet.
+by FlexAttention, and `triton`, attention and extractor by kernels of our own, have not been run
+there yet.
 """
 
 from __future__ import annotations
