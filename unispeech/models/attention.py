@@ -70,8 +70,7 @@ class SelfAttention(nn.Module):
         if config.gated:
             self.grep_linear = nn.Linear(self.head_dim, 8)
             self.grep_a = nn.Parameter(torch.ones(1, config.heads, 1, 1))
-        if self.q_proj.weight.device.type != "meta":
-            self.merge()
+        self._merge_if_possible()
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate `(B, H, T, 1)` of the bias from the layer input `x (B, T, D)`, per query.
@@ -149,9 +148,13 @@ class SelfAttention(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SelfAttention:
         # Another precision or device has other memory.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.q_proj.weight.device.type != "meta":
-            self.merge()
+        self._merge_if_possible()
         return self
+
+    def _merge_if_possible(self) -> None:
+        weight = self.q_proj.weight
+        if weight.device.type != "meta" and _has_memory(weight):
+            self.merge()
 
 
 def packed(sizes: Sequence[int] | None) -> dict[str, Sequence[int]]:
@@ -163,9 +166,15 @@ def _are_adjacent(parts: Sequence[Tensor]) -> bool:
     first = parts[0]
     size = first.numel() * first.element_size()
     return all(
-        part.is_contiguous()
+        _has_memory(part)
+        and part.is_contiguous()
         and part.dtype == first.dtype
         and part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
         and part.data_ptr() == first.data_ptr() + number * size
         for number, part in enumerate(parts)
     )
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    # Of a matrix that several processes share, each holds other rows.
+    return type(tensor) in (Tensor, nn.Parameter)

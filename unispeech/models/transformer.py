@@ -41,7 +41,7 @@ class PositionalConv(nn.Module):
         """Filters `(D, D / groups, K)`; computed once for weights that do not change."""
         if torch.is_grad_enabled():
             # Fused optimizers change a weight without giving it a new version.
-            self._folded = None
+            self.forget()
             return self.weight_g * (self.weight_v / self._norm())
         v = self.weight_v
         # Moving a module changes neither the parameter's identity nor its version.
@@ -49,6 +49,10 @@ class PositionalConv(nn.Module):
         if self._folded is None or self._folded[0] != state:
             self._folded = (state, self.weight_g * (self.weight_v / self._norm()))
         return self._folded[1]
+
+    def forget(self) -> None:
+        """Compute the filters anew when they are needed next."""
+        self._folded = None
 
     def forward(
         self, x: Tensor, kernels: Kernels = PLAIN, sizes: Sequence[int] | None = None

@@ -62,6 +62,9 @@ class TrainConfig(Config):
     updates: int = pydantic.Field(400_000, ge=1)
     accumulate: int = pydantic.Field(1, ge=1)
     """Batches of each process in one update."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What several processes share: `ddp` the work; `fsdp` (FSDP2) also weights, gradients and the
+    optimizer's state, which takes less memory and more communication. Checkpoints are the same."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of products and activations; weights, optimizer and losses are fp32."""
     loss_scale: LossScaleConfig = LossScaleConfig()

@@ -16,17 +16,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.tensor import DTensor
 
 from unispeech.data.sampling import Position, stable_seed
 from unispeech.errors import Interrupted, NumericsError, Preempted
 from unispeech.models.pretrained import read_checkpoint
 from unispeech.storage import write_json
-from unispeech.train import optim, probe, state
+from unispeech.train import optim, probe, sharding, state
 from unispeech.train.config import OptimConfig, TrainConfig
 from unispeech.train.execution import set_execution
 from unispeech.train.log import Meter, RunLog
-from unispeech.train.parallel import Process, all_sum, barrier, data_parallel
+from unispeech.train.parallel import (
+    Process,
+    all_sum,
+    barrier,
+    data_parallel,
+    set_gradient_sync,
+    share_buffers,
+)
 from unispeech.train.precision import Precision
 from unispeech.train.record import check_same_config
 from unispeech.train.signals import StopSignals
@@ -47,7 +54,7 @@ class Run(NamedTuple):
     model: nn.Module
     """On the device of the process."""
     parallel: nn.Module
-    """The same model, in DDP where there are several processes."""
+    """The same model, in DDP or sharded where there are several processes."""
     optimizer: torch.optim.Optimizer
     precision: Precision
     task: Task
@@ -88,9 +95,9 @@ def train(
     )
     model.to(process.device)
     set_execution(model, config)
+    parallel = data_parallel(model, process, config, task.has_unused)
     optimizer = optim.build_optimizer(optim.parameter_groups(model), optim_config)
     precision = Precision(config, process.device)
-    parallel = data_parallel(model, process, task.has_unused)
     run = Run(
         model, parallel, optimizer, precision, task, config, optim_config, folder, checkpoints,
         description, process,
@@ -154,19 +161,22 @@ def _resume(run: Run) -> Progress:
     # Settings that the checkpoint does not know were judged when the folder was opened.
     current = run.description["config"]
     check_same_config({**current, **saved["config"]}, current, run.folder)
-    run.model.load_state_dict(saved["model"])
-    run.optimizer.load_state_dict(saved["optimizer"])
+    sharding.load_model(run.model, saved["model"])
+    sharding.load_optimizer(run.optimizer, saved["optimizer"])
     if "precision" in saved:
         run.precision.load_state_dict(saved["precision"])
     return Progress(saved["step"], Position(*saved["position"]), saved["minutes"])
 
 
 def _save(run: Run, progress: Progress, score: float | None) -> None:
-    if run.process.is_main:
+    is_main = run.process.is_main
+    model = sharding.model_state(run.model, is_main)
+    optimizer = sharding.optimizer_state(run.optimizer, is_main)
+    if is_main:
         contents = {
             **run.description,
-            "model": run.model.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
+            "model": model,
+            "optimizer": optimizer,
             "precision": run.precision.state_dict(),
             "step": progress.step,
             "position": list(progress.position),
@@ -185,9 +195,8 @@ def _backward(run: Run, micro_batches: list[Any], update: int) -> dict[str, Tens
     device = run.process.device
     sums: dict[str, Tensor] = {}
     for index, batch in enumerate(micro_batches):
-        if isinstance(run.parallel, DistributedDataParallel):
-            # Gradients travel once per update; DDP's no_sync() is the same switch as a context.
-            run.parallel.require_backward_grad_sync = index == len(micro_batches) - 1
+        # Gradients travel once per update.
+        set_gradient_sync(run.parallel, index == len(micro_batches) - 1)
         with run.precision.autocast():
             output = run.task.loss(run.parallel, batch, update)
         run.precision.scale_loss(output.loss).backward()  # type: ignore[no-untyped-call]
@@ -225,20 +234,21 @@ def _means(task: Task, sums: Mapping[str, float], last: Mapping[str, float]) -> 
 
 def _validate(run: Run, step: int, log: RunLog) -> float:
     run.model.eval()
-    with torch.no_grad():
+    share_buffers(run.model, run.process)
+    with torch.no_grad(), sharding.all_gathered(run.model):
         values, score = run.task.validate(run.model)
     log.write("valid", step, values)
     return score
 
 
 def _normalize_gradients(run: Run, sample_size: float) -> float:
-    """Divide by the global sample size (DDP has divided by the processes) and clip."""
+    """Divide by the global sample size (DDP and FSDP have divided by the processes) and clip."""
     scale = run.process.world_size / max(sample_size, 1.0)
     clip = run.optim_config.clip
     gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
     torch._foreach_mul_(gradients, scale)
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), clip if clip > 0 else math.inf)
-    return float(norm)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _check_finite(

@@ -8,7 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
+from unispeech.errors import ConfigError
 from unispeech.train.config import OptimConfig
 
 
@@ -92,11 +94,22 @@ def build_optimizer(
     Args:
         parameters: all, or the groups of `parameter_groups`.
         config: which optimizer, and its settings.
+
+    Raises:
+        ConfigError: a fused SGD of sharded parameters, which torch does not have.
     """
     kept: list[Any] = list(parameters)
     groups = [g["params"] if isinstance(g, dict) else [g] for g in kept]
     devices = {parameter.device.type for group in groups for parameter in group}
-    has_fused = devices <= set(FUSED_DEVICES)
+    is_sharded = any(isinstance(parameter, DTensor) for group in groups for parameter in group)
+    has_fused = devices <= set(FUSED_DEVICES) and not (is_sharded and config.optimizer == "sgd")
+    if is_sharded and config.fused is True and not has_fused:
+        raise ConfigError(
+            "torch has no fused SGD for train.parallel=fsdp",
+            where="optim.fused",
+            expected="auto or false",
+            found="true",
+        )
     fused = has_fused if config.fused == "auto" else config.fused
     if config.optimizer == "sgd":
         return torch.optim.SGD(

@@ -10,7 +10,11 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
+
+from unispeech.train.config import TrainConfig
+from unispeech.train.sharding import shard
 
 
 class Process(NamedTuple):
@@ -46,17 +50,44 @@ def process_group() -> Iterator[Process]:
             dist.destroy_process_group()
 
 
-def data_parallel(model: nn.Module, process: Process, has_unused: bool) -> nn.Module:
-    """Wrap in DDP when there are several processes.
+def data_parallel(
+    model: nn.Module, process: Process, config: TrainConfig, has_unused: bool
+) -> nn.Module:
+    """Wrap in DDP, or shard in place, when there are several processes.
 
     Args:
-        model: on its device.
+        model: on its device, with the same weights everywhere.
         process: this process.
-        has_unused: whether some parameters have no gradient in some updates.
+        config: which of the two.
+        has_unused: whether some parameters have no gradient in some updates, the same ones in all
+            processes.
+
+    Raises:
+        ConfigError: the model cannot be sharded in this precision.
+        DependencyError: it is to be sharded, and torch is too old.
     """
     if process.world_size == 1:
         return model
+    if config.parallel == "fsdp":
+        shard(model, process.device, config.precision)
+        return model
     return DistributedDataParallel(model, find_unused_parameters=has_unused)
+
+
+def set_gradient_sync(parallel: nn.Module, is_wanted: bool) -> None:
+    """Say whether the next backward pass averages gradients over the processes."""
+    if isinstance(parallel, DistributedDataParallel):
+        # What no_sync() does as a context.
+        parallel.require_backward_grad_sync = is_wanted
+    elif isinstance(parallel, FSDPModule):
+        parallel.set_requires_gradient_sync(is_wanted)
+
+
+def share_buffers(model: nn.Module, process: Process) -> None:
+    """Give all processes the running statistics of the main one, which a checkpoint has."""
+    if process.world_size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def all_sum(values: Tensor, process: Process) -> Tensor:
@@ -64,6 +95,14 @@ def all_sum(values: Tensor, process: Process) -> Tensor:
     if process.world_size > 1:
         dist.all_reduce(values)
     return values
+
+
+def largest(value: int, process: Process) -> int:
+    """The largest value of all processes."""
+    values = torch.tensor(value, device=process.device)
+    if process.world_size > 1:
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return int(values)
 
 
 def barrier(process: Process) -> None:

@@ -54,7 +54,8 @@ class Precision:
     def unscale(self, optimizer: torch.optim.Optimizer) -> bool:
         """Divide the gradients by the scale, adapt it, and tell whether to skip the update.
 
-        Gradients are the same in all processes by now, so all of them decide alike.
+        Gradients are the same in all processes by now, and of shares torch asks all processes, so
+        all of them decide alike.
 
         Returns:
             True when gradients overflowed and a smaller scale is left to try. At the smallest

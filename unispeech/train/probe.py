@@ -14,8 +14,9 @@ from unispeech.errors import ConfigError
 from unispeech.models.transformer import Transformer
 from unispeech.train.config import TrainConfig
 from unispeech.train.log import memory_mb
-from unispeech.train.parallel import Process
+from unispeech.train.parallel import Process, largest
 from unispeech.train.precision import Precision
+from unispeech.train.sharding import zeros_for_unused
 from unispeech.train.task import Task
 
 
@@ -36,7 +37,7 @@ def run_largest(
     Weights, running statistics, optimizer, scale and the training's batches stay as they are.
 
     Args:
-        model: in training mode, on its device, not wrapped.
+        model: in training mode, on its device, not wrapped in DDP.
         task: gives the batches and the loss.
         optimizer: its state counts, whether it is there yet or not.
         precision: of the forward pass.
@@ -56,8 +57,11 @@ def run_largest(
             moments = [torch.empty_like(p) for p in parameters for _ in range(2)]
     shown, most = "not known before it is read", -1.0
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with _all_layers(model):
-        for batch in task.largest_batches():
+    batches = task.largest_batches()
+    # All processes run a sharded model together.
+    batches += batches[-1:] * (largest(len(batches), process) - len(batches))
+    with _all_layers(model), zeros_for_unused(model):
+        for batch in batches:
             size = f"{len(batch.ids)} utterances, {batch.seconds:.0f} s"
             with out_of_memory(size):
                 with precision.autocast():
