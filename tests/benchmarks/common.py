@@ -22,6 +22,8 @@ from unispeech.train.config import OptimConfig, TrainConfig
 from unispeech.train.optim import build_optimizer, set_step
 from unispeech.train.precision import Precision
 
+KERNELS = {"cpu": ("",), "cuda": ("torch", "flex", "triton")}
+"""What `UNISPEECH_KERNELS` can name."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WORK = {"wavlm_base": (13.88, 0.0921), "wavlm_large": (35.95, 0.2454)}
 """GFLOP per second of audio, two per multiply-add, and what attention adds per second squared."""
@@ -127,6 +129,14 @@ def timed(action: Callable[[], object], device: str = "cpu") -> float:
     if device != "cpu":
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def gpu_megabytes(action: Callable[[], object]) -> float:
+    """Megabytes of peak memory of the GPU above what lies there before."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    action()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def in_own_process(script: str, words: list[str], threads: int) -> float:

@@ -6,22 +6,25 @@
 Each case runs all models in turn in one process, so that a busy machine disturbs them alike, and
 prints the ratio of the median times to transformers' fp32 forward pass, the largest (bf16: mean)
 difference of the outputs from it, in brackets that of transformers' own bf16 autocast, the extra
-peak memory of each (measured in processes of their own) and the share of this machine's own matrix
-product rate.
+peak memory of each (on a CPU measured in processes of their own) and the share of this machine's
+own matrix product rate.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from common import (
+    KERNELS,
     PRECISIONS,
     Table,
+    gpu_megabytes,
     in_own_process,
     matrix_rate,
     models,
@@ -32,6 +35,7 @@ from common import (
 )
 from torch import Tensor
 
+from unispeech.kernels.table import KERNELS_VARIABLE
 from unispeech.models.encoder import normalize_waveforms
 
 RAGGED = [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0]
@@ -110,18 +114,23 @@ def compare(case: str, precision: str, args: argparse.Namespace, table: Table) -
         difference = " ".join(f"{x:.1e}" if not i else f"({x:.1e})" for i, x in enumerate(found))
     rate = work(name, seconds) / ours
     cast = statistics.median(times["peer cast"]) if "peer cast" in times else None
-    memory: list[float | None] = [None, None]
     if args.device == "cpu":
         words = [[case, which, precision] for which in ("ours", "peer")]
         memory = [in_own_process(__file__, w, args.threads) for w in words]
+    else:
+        with torch.inference_mode():
+            memory = [gpu_megabytes(actions[which]) for which in ("ours", "peer")]
     peak = matrix_rate(PRECISIONS[precision], args.device)
-    table.add(case, precision, theirs / ours, ours, theirs, cast, difference, *memory, rate / peak)
+    kernels = os.environ.get(KERNELS_VARIABLE) or "cpu"
+    seconds_of_each = (ours, theirs, cast)
+    table.add(case, precision, kernels, theirs / ours, *seconds_of_each, difference, *memory,
+              rate / peak)  # fmt: skip
 
 
 COLUMNS = {
-    "case": "s", "precision": "s", "speed ratio": ".2f", "ours s": ".3f", "theirs fp32 s": ".3f",
-    "theirs cast s": ".3f", "difference": "s", "ours MB": ".0f", "theirs MB": ".0f",
-    "of peak": ".0%",
+    "case": "s", "precision": "s", "kernels": "s", "speed ratio": ".2f",
+    "ours s": ".3f", "theirs fp32 s": ".3f", "theirs cast s": ".3f", "difference": "s",
+    "ours MB": ".0f", "theirs MB": ".0f", "of peak": ".0%",
 }  # fmt: skip
 
 
@@ -141,7 +150,10 @@ def main() -> None:
         print_memory(*args.memory)
         return
     table = Table(COLUMNS)
-    for case, precision in itertools.product(args.cases, args.precisions):
+    for kernels, case, precision in itertools.product(
+        KERNELS[args.device], args.cases, args.precisions
+    ):
+        os.environ[KERNELS_VARIABLE] = kernels
         compare(case, precision, args, table)
     save(args.json, [table], args.device)
 

@@ -24,9 +24,9 @@ from common import printed
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
 SCRIPTS: dict[str, list[str]] = {
-    "forward": ["forward.py"],
+    "forward": ["forward.py", "--cases", "base_single", "base_ragged", "large_single"],
     "training": ["training.py"],
-    "training_ragged": ["training.py", "--seconds", *"2 3 4 5 5 6 7 8".split()],
+    "training_ragged": "training.py --precisions fp32 --seconds 2 3 4 5 5 6 7 8".split(),
     "objectives": ["objectives.py"],
     "labelling": ["labelling.py"],
     "loading": ["loading.py"],

@@ -8,12 +8,13 @@ one process, so that a busy machine disturbs them alike. Printed are medians, ra
 the peak memory of one step above the resting size with weights and optimizer (on a CPU each in a
 process of its own) and the share of this machine's matrix product rate, recomputation and padding
 not counted. In a ragged batch padding changes the statistics of transformers' group norm, hence its
-loss. On a GPU both sides are also compiled.
+loss. On a GPU both sides are also compiled, and ours runs with each kind of kernels.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import (
+    KERNELS,
     PRECISIONS,
     Table,
+    gpu_megabytes,
     in_own_process,
     matrix_rate,
     models,
@@ -35,6 +38,7 @@ from common import (
 from torch import Tensor, nn
 from transformers import WavLMModel
 
+from unispeech.kernels.table import KERNELS_VARIABLE
 from unispeech.losses.masked import masked_prediction
 from unispeech.models.config import MaskConfig
 from unispeech.models.encoder import Encoder
@@ -44,7 +48,7 @@ from unispeech.train.execution import set_execution
 
 LABELS = 504
 VARIANTS = ("ours", "ours, recomputing", "peer", "peer, recomputing")
-COMPILED = ("ours, compiled", "peer, compiled")
+ON_A_GPU = ("ours, flex", "ours, triton", "ours, compiled", "peer, compiled")
 COLUMNS = {
     "precision": "s", "step": "s", "loss": ".5f", "s": ".2f", "audio s/s": ".2f",
     "speed ratio": ".2f", "MB": ".0f", "memory ratio": ".2f", "of peak": ".0%",
@@ -97,7 +101,9 @@ def batch(seconds: list[float]) -> Inputs:
 
 
 def set_variant(model: Pretraining, variant: str) -> None:
-    """Switch recomputation on or off."""
+    """Switch recomputation on or off, and choose the kernels of a GPU."""
+    name = variant.split(", ")[-1]
+    os.environ[KERNELS_VARIABLE] = name if name in KERNELS["cuda"] else "torch"
     recomputing = "recomputing" in variant
     if isinstance(model.encoder, Encoder):
         for module in model.modules():
@@ -133,7 +139,7 @@ Sides = dict[str, tuple[Pretraining, Callable[[], float]]]
 
 def side_of(variant: str) -> str:
     """Variants that share a model share its name."""
-    return variant if variant in COMPILED else variant.split(",")[0]
+    return variant if "compiled" in variant else variant.split(",")[0]
 
 
 def seconds_of(
@@ -162,10 +168,7 @@ def megabytes_of(
     for variant in variants:
         model, step = sides[side_of(variant)]
         set_variant(model, variant)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        found[variant] = (torch.cuda.max_memory_allocated() - before) / 2**20
+        found[variant] = gpu_megabytes(step)
     return found
 
 
@@ -175,9 +178,9 @@ def compare(precision: str, args: argparse.Namespace, table: Table) -> None:
     sides = {side: step_of(e, precision, inputs) for side, e in encoders(args.model).items()}
     variants = VARIANTS
     if args.device != "cpu":
-        variants += COMPILED
-        for name, encoder in zip(COMPILED, encoders(args.model).values(), strict=True):
-            sides[name] = step_of(encoder, precision, inputs, is_compiled=True)
+        variants += ON_A_GPU
+        for side, encoder in encoders(args.model).items():
+            sides[f"{side}, compiled"] = step_of(encoder, precision, inputs, is_compiled=True)
     losses = {}
     with torch.no_grad():
         for side, (model, _) in sides.items():

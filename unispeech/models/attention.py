@@ -79,11 +79,11 @@ class SelfAttention(nn.Module):
         paper's update gate.
         """
         batch, frames, _ = x.shape
-        queries = x.view(batch, frames, self.heads, self.head_dim).transpose(1, 2)
+        queries = x.view(batch, frames, self.heads, self.head_dim)
         # The eight outputs are summed in two groups of four, so the weights can be summed first.
         weight = self.grep_linear.weight.view(2, 4, -1).sum(1)
         bias = self.grep_linear.bias.view(2, 4).sum(1)
-        gates = torch.sigmoid(F.linear(queries, weight, bias))
+        gates = torch.sigmoid(F.linear(queries, weight, bias)).transpose(1, 2)
         update, reset = gates.chunk(2, dim=-1)
         return update * (reset * self.grep_a - 1.0) + 2.0
 
