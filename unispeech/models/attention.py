@@ -83,7 +83,8 @@ class SelfAttention(nn.Module):
         # The eight outputs are summed in two groups of four, so the weights can be summed first.
         weight = self.grep_linear.weight.view(2, 4, -1).sum(1)
         bias = self.grep_linear.bias.view(2, 4).sum(1)
-        gates = torch.sigmoid(F.linear(queries, weight, bias)).transpose(1, 2)
+        # Products with a gate of other strides would have them too.
+        gates = torch.sigmoid(F.linear(queries, weight, bias)).transpose(1, 2).contiguous()
         update, reset = gates.chunk(2, dim=-1)
         return update * (reset * self.grep_a - 1.0) + 2.0
 
